@@ -1,0 +1,120 @@
+"""What the machine is, and what it did while a trial ran."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from loadtune.records.record import Record
+
+
+class Unavailable(Record, frozen=True, kw_only=True):
+    """A reading that could not be had, and why: it stands beside the None that it explains."""
+
+    reading: Annotated[str, Meta(description="Name of the field that is None.")]
+    reason: Annotated[str, Meta(description="Why, in one sentence.")]
+
+
+class HostSample(Record, frozen=True, kw_only=True):
+    """The host at one moment. Rates cover the time since the sample before."""
+
+    at_s: Annotated[float, Meta(description="Seconds since the trace began.")]
+    worker_cores: Annotated[
+        float | None, Meta(description="CPU cores used by the trial's DataLoader workers (all descendants).")
+    ] = None
+    main_cores: Annotated[float | None, Meta(description="CPU cores used by the trial's main process.")] = None
+    foreign_cores: Annotated[
+        float | None, Meta(description="CPU cores busy on this machine outside the trial, loadtune's own included.")
+    ] = None
+    steal_cores: Annotated[float | None, Meta(description="CPU cores the hypervisor took from this machine.")] = None
+    memory_bytes: Annotated[
+        int | None, Meta(description="Resident memory of the trial's process tree, shared pages counted once a process.")
+    ] = None
+    shm_bytes: Annotated[int | None, Meta(description="/dev/shm in use, whole machine.")] = None
+    read_bytes_per_s: Annotated[float | None, Meta(description="Bytes the trial's tree took from storage.")] = None
+    read_chars_per_s: Annotated[float | None, Meta(description="Bytes the trial's tree read, page cache included.")] = None
+    throttled_ratio: Annotated[
+        float | None, Meta(description="Share of the interval in which the cgroup CPU quota held the group back.")
+    ] = None
+
+
+class GpuSample(Record, frozen=True, kw_only=True):
+    """One utilisation sample of one GPU, as NVML buffers them, or as replay's busy spans would have shown it."""
+
+    at_s: Annotated[float, Meta(description="Seconds since the trace began.")]
+    utilisation_ratio: Annotated[float, Meta(ge=0, description="Share of the sampling period with a kernel running.")]
+
+
+class GpuState(Record, frozen=True, kw_only=True):
+    """The slower GPU readings at one moment."""
+
+    at_s: Annotated[float, Meta(description="Seconds since the trace began.")]
+    memory_bytes: Annotated[int | None, Meta(description="Memory in use on the whole device, every process.")] = None
+    power_w: Annotated[float | None, Meta(description="Power draw of the device.")] = None
+    sm_clock_mhz: Annotated[int | None, Meta(description="Clock of the multiprocessors.")] = None
+    throttle_reasons: Annotated[tuple[str, ...] | None, Meta(description="Active clock event reasons by name.")] = None
+
+
+class ResourceTrace(Record, frozen=True, kw_only=True):
+    """Everything that was watched during one trial or duel, from outside the trial process."""
+
+    started_monotonic_s: Annotated[float, Meta(description="time.monotonic() at at_s = 0.")]
+    host: tuple[HostSample, ...] = ()
+    gpu: tuple[GpuSample, ...] = ()
+    gpu_states: tuple[GpuState, ...] = ()
+    gpu_is_replayed: Annotated[bool, Meta(description="The gpu samples come from a replayed profile.")] = False
+    peak_memory_bytes: Annotated[int | None, Meta(description="Largest memory_bytes seen.")] = None
+    pss_bytes: Annotated[
+        int | None, Meta(description="Proportional set size of the trial's tree, read once near the end.")
+    ] = None
+    mean_worker_cores: Annotated[float | None, Meta(description="Mean of worker_cores while measuring.")] = None
+    mean_main_cores: Annotated[float | None, Meta(description="Mean of main_cores while measuring.")] = None
+    mean_foreign_cores: Annotated[float | None, Meta(description="Mean of foreign_cores while measuring.")] = None
+    mean_steal_cores: Annotated[float | None, Meta(description="Mean of steal_cores while measuring.")] = None
+    miss_ratio: Annotated[
+        float | None, Meta(description="Share of bytes read by the tree that came from storage, not the page cache.")
+    ] = None
+    utilisation_mean_ratio: Annotated[float | None, Meta(description="Mean GPU utilisation while measuring.")] = None
+    jitter_ratio: Annotated[
+        float | None, Meta(description="Standard deviation of GPU utilisation over its samples while measuring.")
+    ] = None
+    oom_kills: Annotated[int | None, Meta(description="Kernel out-of-memory kills counted during the trial.")] = None
+    unavailable: tuple[Unavailable, ...] = ()
+
+
+class HostLimits(Record, frozen=True, kw_only=True):
+    """What this process may use of the machine, each figure after affinity, cgroups and file-system limits."""
+
+    usable_cores: Annotated[float, Meta(gt=0, description="min(affinity, cgroup quota), divided among ranks.")]
+    affinity_cores: Annotated[int, Meta(ge=1, description="CPUs in the scheduler mask.")]
+    quota_cores: Annotated[float | None, Meta(description="cgroup CPU quota in cores; None: no quota.")] = None
+    memory_limit_bytes: Annotated[int, Meta(description="Tightest of cgroup limits and physical memory.")]
+    memory_available_bytes: Annotated[int, Meta(description="What may still be used below that limit.")]
+    memory_oom_group: Annotated[bool, Meta(description="memory.oom.group: one OOM kill takes the whole cgroup.")] = False
+    shm_total_bytes: Annotated[int | None, Meta(description="Size of /dev/shm; None: not a mount.")] = None
+    shm_free_bytes: Annotated[int | None, Meta(description="Free bytes of /dev/shm.")] = None
+    open_files_limit: Annotated[int | None, Meta(description="RLIMIT_NOFILE, soft.")] = None
+    ranks_per_node: Annotated[int, Meta(ge=1, description="Local ranks that share cores and memory.")] = 1
+
+
+class GpuInfo(Record, frozen=True, kw_only=True):
+    """One GPU as NVML names it."""
+
+    uuid: str
+    name: str
+    memory_bytes: int | None = None
+    driver: str | None = None
+
+
+class Environment(Record, frozen=True, kw_only=True):
+    """The machine and the software of this probe."""
+
+    platform: str
+    cpu_model: str | None
+    python: str
+    versions: Annotated[dict[str, str], Meta(description="Distribution name to version.")]
+    limits: HostLimits
+    start_method: Annotated[str, Meta(description="multiprocessing's default start method here.")]
+    gpus: tuple[GpuInfo, ...] = ()
+    file_system: Annotated[str | None, Meta(description="File system type of the data set.")] = None
+    warnings: Annotated[tuple[str, ...], Meta(description="What is wrong with this machine, one line each.")] = ()
+    unavailable: tuple[Unavailable, ...] = ()
