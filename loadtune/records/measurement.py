@@ -20,7 +20,9 @@ class Window(Record, frozen=True, kw_only=True):
     data_wait_s: Annotated[float, Meta(description="Host time blocked in next(iterator).")] = 0.0
     device_idle_s: Annotated[float | None, Meta(description="Device time with nothing queued.")] = None
     copy_s: Annotated[float | None, Meta(description="Host-to-device copies on the device's timeline.")] = None
-    compute_s: Annotated[float | None, Meta(description="Forward, backward, optimizer on the device's timeline.")] = None
+    compute_s: Annotated[float | None, Meta(description="Forward, backward, optimizer on the device's timeline.")] = (
+        None
+    )
     queue_before: Annotated[int, Meta(description="Batches ready and not consumed when the window began.")] = 0
     queue_after: Annotated[int, Meta(description="Batches ready and not consumed when it ended.")] = 0
     flags: Annotated[tuple[str, ...], Meta(description="Known disturbances in this window.")] = ()
@@ -44,7 +46,9 @@ class WorkerCost(Record, frozen=True, kw_only=True):
     wall_s_per_sample: Annotated[
         float | None, Meta(description="Elapsed seconds in the worker; only where it never waits for the consumer.")
     ] = None
-    sample_bytes: Annotated[int | None, Meta(description="Bytes of one collated sample as it crosses processes.")] = None
+    sample_bytes: Annotated[int | None, Meta(description="Bytes of one collated sample as it crosses processes.")] = (
+        None
+    )
 
 
 class BadSample(Record, frozen=True, kw_only=True):

@@ -72,7 +72,7 @@ def _between(low: ProfilePoint, high: ProfilePoint, batch_size: int, *, from_zer
 
     def mix(name: str) -> float:
         left, right = getattr(low, name), getattr(high, name)
-        return max(0.0, left + share * (right - left))
+        return max(0.0, float(left + share * (right - left)))
 
     return ProfilePoint(
         batch_size=batch_size,

@@ -3,6 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from loadtune.records.measurement import Duel, TrialResult
@@ -67,7 +68,7 @@ class Ceilings(Record, frozen=True, kw_only=True):
     device_rate_reason: Annotated[str | None, Meta(description="Why device_rate_per_s is None.")] = None
     loader_rates_per_s: Annotated[
         dict[str, float], Meta(description="num_workers (as text) to the loader's own rate with nothing consuming.")
-    ] = {}
+    ] = msgspec.field(default_factory=dict)
     reached_ratio: Annotated[
         float | None, Meta(description="Recommended rate by the device's rate alone: accelerator utilisation.")
     ] = None

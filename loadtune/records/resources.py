@@ -27,11 +27,14 @@ class HostSample(Record, frozen=True, kw_only=True):
     ] = None
     steal_cores: Annotated[float | None, Meta(description="CPU cores the hypervisor took from this machine.")] = None
     memory_bytes: Annotated[
-        int | None, Meta(description="Resident memory of the trial's process tree, shared pages counted once a process.")
+        int | None,
+        Meta(description="Resident memory of the trial's process tree, shared pages counted once a process."),
     ] = None
     shm_bytes: Annotated[int | None, Meta(description="/dev/shm in use, whole machine.")] = None
     read_bytes_per_s: Annotated[float | None, Meta(description="Bytes the trial's tree took from storage.")] = None
-    read_chars_per_s: Annotated[float | None, Meta(description="Bytes the trial's tree read, page cache included.")] = None
+    read_chars_per_s: Annotated[float | None, Meta(description="Bytes the trial's tree read, page cache included.")] = (
+        None
+    )
     throttled_ratio: Annotated[
         float | None, Meta(description="Share of the interval in which the cgroup CPU quota held the group back.")
     ] = None
@@ -89,7 +92,9 @@ class HostLimits(Record, frozen=True, kw_only=True):
     quota_cores: Annotated[float | None, Meta(description="cgroup CPU quota in cores; None: no quota.")] = None
     memory_limit_bytes: Annotated[int, Meta(description="Tightest of cgroup limits and physical memory.")]
     memory_available_bytes: Annotated[int, Meta(description="What may still be used below that limit.")]
-    memory_oom_group: Annotated[bool, Meta(description="memory.oom.group: one OOM kill takes the whole cgroup.")] = False
+    memory_oom_group: Annotated[bool, Meta(description="memory.oom.group: one OOM kill takes the whole cgroup.")] = (
+        False
+    )
     shm_total_bytes: Annotated[int | None, Meta(description="Size of /dev/shm; None: not a mount.")] = None
     shm_free_bytes: Annotated[int | None, Meta(description="Free bytes of /dev/shm.")] = None
     open_files_limit: Annotated[int | None, Meta(description="RLIMIT_NOFILE, soft.")] = None

@@ -90,10 +90,14 @@ class WorkloadSpec(Record, frozen=True, kw_only=True):
         str | None,
         Meta(description="`package.module:factory` or `path/to/train.py:factory`; None: the listed image-mask pairs."),
     ] = None
-    sample_count: Annotated[int | None, Meta(description="Samples in the data set; None where it cannot be known.")] = None
+    sample_count: Annotated[int | None, Meta(description="Samples in the data set; None where it cannot be known.")] = (
+        None
+    )
     crop_px: Annotated[int, Meta(ge=1, description="Side of the square training crop.")] = 513
     base_size_px: Annotated[int, Meta(ge=1, description="The short side is drawn from U(0.5, 2) times this.")] = 513
-    augment: Annotated[Augment, Meta(description="deeplab: random scale, crop, flip; none: resize and crop.")] = "deeplab"
+    augment: Annotated[Augment, Meta(description="deeplab: random scale, crop, flip; none: resize and crop.")] = (
+        "deeplab"
+    )
     class_count: Annotated[int, Meta(ge=2, description="Classes of the network's last layer.")] = 21
     is_binary_mask: Annotated[bool, Meta(description="Mask values lie within {0, 255} and 255 means class 1.")] = False
     model_target: Annotated[
@@ -121,11 +125,15 @@ class MeasureOptions(Record, frozen=True, kw_only=True):
     ] = 1.0
     windows_min: Annotated[int, Meta(ge=1, description="Windows after which a trial may stop.")] = 2
     measure_s: Annotated[float, Meta(description="Time to spend in windows; reached after windows_min windows.")] = 3.0
-    warm_up_s: Annotated[float, Meta(description="Longest loader warm-up. Past it, measuring starts and says so.")] = 6.0
-    cap_s: Annotated[float, Meta(description="Longest leg from loader start to result; past it, what there is counts.")] = 30.0
-    silence_s: Annotated[
-        float, Meta(description="Longest time without any event before a trial counts as hung.")
-    ] = 60.0
+    warm_up_s: Annotated[float, Meta(description="Longest loader warm-up. Past it, measuring starts and says so.")] = (
+        6.0
+    )
+    cap_s: Annotated[
+        float, Meta(description="Longest leg from loader start to result; past it, what there is counts.")
+    ] = 30.0
+    silence_s: Annotated[float, Meta(description="Longest time without any event before a trial counts as hung.")] = (
+        60.0
+    )
 
 
 class TrialSpec(Record, frozen=True, kw_only=True):

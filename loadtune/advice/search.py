@@ -1,0 +1,323 @@
+"""Which setting is measured next, and for how long?
+
+Ask and tell: `probing` asks for a leg, has it run, and tells the result. Every search keeps this protocol,
+and the grid is the plain one. It runs nothing and knows no clock: the seconds left are handed in, so that the
+same results in the same order always lead to the same legs.
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from loadtune.records.measurement import Cause, Role, TrialResult, TrialState
+from loadtune.records.settings import Consume, Feed, Settings
+
+ROUNDS_MAX = 3
+"""Three rounds and the pooled noise tell a tie from a loss; a fourth gives the duel's seconds away."""
+MEASURE_MIN_S = 1.0
+"""Shorter than one window of a second there is nothing to average."""
+MEASURE_MAX_S = 3.0
+"""Longer legs narrow the spread within one run only; another round sees what differs between runs."""
+LEG_OVERHEAD_S = 1.5
+"""Assumed seconds of a leg beside its windows (start, warm-up, end) until the first result tells."""
+HOPELESS_RATIO = 0.75
+"""Settings below this share of the best are not repeated: rounds differ by 2 to 8 %, so a quarter is out of
+the noise's reach and of the tie rule's."""
+EDGE_GAIN_RATIO = 1.03
+"""The edge is extended where it beats the rest by more than the tie rule forgives; less is a plateau."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """One setting to measure once."""
+
+    settings: Settings
+    role: Role
+    feed: Feed = "loader"
+    consume: Consume = "device"
+    round: int = 0
+    measure_s: float = MEASURE_MAX_S
+    """Seconds to spend in windows."""
+    skip_reason: str | None = None
+    """The arithmetic that forbids it: the caller does not run it, and tells a SKIPPED result with this."""
+
+
+class Search(Protocol):
+    """What every search answers, whatever it does inside."""
+
+    def ask(self, seconds_left: float) -> Leg | None:
+        """Return the next leg, or None when nothing more is worth the seconds left."""
+
+    def tell(self, result: TrialResult) -> None:
+        """Take in the result of the leg that was asked for last."""
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what the search did, left out, and why it stopped, one sentence each."""
+
+    def planned(self) -> int:
+        """Return the number of legs, told ones included, as far as can be foreseen."""
+
+
+def with_axes(settings: Settings, num_workers: int, batch_size: int) -> Settings:
+    """Return `settings` at another point of the two main axes, valid for DataLoader at 0 workers too."""
+    has_workers = num_workers > 0
+    return msgspec.structs.replace(
+        settings,
+        num_workers=num_workers,
+        batch_size=batch_size,
+        prefetch_factor=settings.prefetch_factor if has_workers else None,
+        persistent_workers=settings.persistent_workers and has_workers,
+    )
+
+
+class GridSearch:
+    """Every setting of the grid once a round, in changing order, each round with the baseline as its control.
+
+    The first round opens with what every answer needs: the baseline end to end, the device on a resident
+    batch, the loader alone. Then the user's batch size comes before other batch sizes, and beyond an edge
+    that is the best, one more point at a time. Later rounds repeat what may still win.
+
+    Args:
+        baseline: What the user runs today; the control of every round. Its other fields hold for all
+        settings.
+        num_workers: Worker counts of the grid; 0 is added, as a row that everybody knows.
+        batch_sizes: Batch sizes of the grid; the baseline's is added.
+        may_extend_workers: Whether a worker count beyond the largest may be tried.
+        may_extend_batch: Whether a batch size beyond the largest may be tried.
+        workers_max: Largest worker count to extend to.
+        batch_max: Largest batch size to extend to.
+        is_allowed: None, or the arithmetic that forbids a setting (memory, file descriptors, cores).
+        measure_device: Whether to measure the device alone; not where the device has no rate of its own.
+        loader_alone: Worker counts to measure with nothing consuming; None: the baseline's, or 1.
+        seed: Of the orders.
+    """
+
+    def __init__(
+        self,
+        baseline: Settings,
+        num_workers: Sequence[int],
+        batch_sizes: Sequence[int],
+        *,
+        may_extend_workers: bool = False,
+        may_extend_batch: bool = False,
+        workers_max: int = 64,
+        batch_max: int = 1024,
+        is_allowed: Callable[[Settings], str | None] = lambda settings: None,
+        measure_device: bool = True,
+        loader_alone: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._baseline = baseline
+        self._workers_limit = workers_max if may_extend_workers else 0
+        self._batch_limit = batch_max if may_extend_batch else 0
+        self._is_allowed = is_allowed
+        self._random = random.Random(seed)  # noqa: S311 - an order, not a secret
+        self._results: list[TrialResult] = []
+        self._overheads_s: list[float] = []
+        self._notes: list[str] = []
+        self._round = 0
+        self._rounds_planned = 1
+        self._asked: Leg | None = None
+        loader_alone = (max(1, baseline.num_workers),) if loader_alone is None else loader_alone
+        workers = sorted({0, *num_workers})
+        self._queue = self._opening(measure_device, loader_alone) + self._own_batch(workers)
+        # Larger batches need workers, so the counts come in falling order.
+        self._others = [
+            with_axes(baseline, count, batch_size)
+            for batch_size in sorted(set(batch_sizes) - {baseline.batch_size})
+            for count in reversed(workers)
+        ]
+
+    def ask(self, seconds_left: float) -> Leg | None:
+        """Return the next leg, with the time that lets this round end and others follow; None: stop."""
+        if not self._queue:
+            self._queue = self._refill(seconds_left)
+        if not self._queue:
+            return None
+        leg = self._queue[0]
+        reason = self._forbidden(leg)
+        if reason is not None:
+            self._asked = self._queue.pop(0)
+            return dataclasses.replace(leg, skip_reason=reason)
+        measure_s = self._measure_s(seconds_left)
+        if self._overhead_s() + measure_s > seconds_left:
+            self._stop(seconds_left)
+            return None
+        self._asked = dataclasses.replace(self._queue.pop(0), measure_s=measure_s)
+        return self._asked
+
+    def tell(self, result: TrialResult) -> None:
+        """Take in a result; what failed is not asked again."""
+        self._results.append(result)
+        if result.state is TrialState.COMPLETE and self._asked is not None:
+            self._overheads_s.append(max(0.0, result.seconds_spent - self._asked.measure_s))
+        self._asked = None
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what was added, left out, and why the search stopped."""
+        return tuple(self._notes)
+
+    def planned(self) -> int:
+        """Return the legs told, asked and queued, and those of the rounds that still fit."""
+        later = max(0, self._rounds_planned - 1 - self._round) * len(self._contenders())
+        return len(self._results) + (self._asked is not None) + len(self._queue) + len(self._others) + later
+
+    def _opening(self, measure_device: bool, loader_alone: Sequence[int]) -> list[Leg]:
+        legs = [Leg(settings=self._baseline, role="baseline")]
+        if measure_device:
+            legs.append(Leg(settings=self._baseline, role="ceiling", feed="resident"))
+        batch_size = self._baseline.batch_size
+        for workers in loader_alone:
+            settings = with_axes(self._baseline, workers, batch_size)
+            legs.append(Leg(settings=settings, role="loader", consume="nothing"))
+        return legs
+
+    def _own_batch(self, workers: Sequence[int]) -> list[Leg]:
+        settings = [with_axes(self._baseline, count, self._baseline.batch_size) for count in workers]
+        legs = [Leg(settings=each, role="grid") for each in settings if each != self._baseline]
+        self._random.shuffle(legs)
+        return legs
+
+    def _refill(self, seconds_left: float) -> list[Leg]:
+        """What comes when the queue is empty: edges and other batch sizes, then rounds, then the rest."""
+        if self._round == 0 and (legs := self._beyond_the_edge() or self._other_batches()):
+            return legs
+        if legs := self._next_round(seconds_left):
+            return legs
+        rest, self._others = self._others, []
+        return [Leg(settings=settings, role="grid", round=self._round) for settings in rest]
+
+    def _other_batches(self) -> list[Leg]:
+        """The other batch sizes at the worker counts that are not hopeless at the user's."""
+        hopeful = {each.num_workers for each in self._contenders() if self._is_own(each)}
+        chosen = [settings for settings in self._others if settings.num_workers in hopeful]
+        self._others = [settings for settings in self._others if settings.num_workers not in hopeful]
+        return [Leg(settings=settings, role="grid") for settings in chosen]
+
+    def _is_own(self, settings: Settings) -> bool:
+        return settings.batch_size == self._baseline.batch_size
+
+    def _next_round(self, seconds_left: float) -> list[Leg]:
+        """The control and what may still win, shuffled; nothing where a whole round does not fit."""
+        contenders = self._contenders()
+        self._rounds_planned = self._round + 1
+        if self._round + 1 >= ROUNDS_MAX or len(contenders) < 2:
+            return []
+        if len(contenders) * (self._overhead_s() + MEASURE_MIN_S) > seconds_left:
+            self._note(f"Round {self._round + 2} did not fit into the {seconds_left:.0f} s left.")
+            return []
+        self._round += 1
+        self._random.shuffle(contenders)
+        return [
+            Leg(settings=each, role="baseline" if each == self._baseline else "grid", round=self._round)
+            for each in contenders
+        ]
+
+    def _contenders(self) -> list[Settings]:
+        """The baseline, and every measured setting not hopelessly below the best at its batch size."""
+        rates = self._rates()
+        best: dict[int, float] = {}
+        for settings, rate in rates.items():
+            best[settings.batch_size] = max(rate, best.get(settings.batch_size, 0.0))
+        return [
+            settings
+            for settings, rate in rates.items()
+            if settings == self._baseline or rate >= HOPELESS_RATIO * best[settings.batch_size]
+        ]
+
+    def _rates(self) -> dict[Settings, float]:
+        """End-to-end rates of the first round, in the order they were measured."""
+        return {
+            result.settings: result.rate_per_s
+            for result in self._results
+            if result.rate_per_s is not None and result.round == 0 and is_end_to_end(result)
+        }
+
+    def _beyond_the_edge(self) -> list[Leg]:
+        """One more point where the best lies at the edge, above the rest by more than a tie; else nothing."""
+        rates, own = self._rates(), self._baseline.batch_size
+        by_workers = {each.num_workers: rate for each, rate in rates.items() if self._is_own(each)}
+        by_batch: dict[int, float] = {}
+        for settings, rate in rates.items():
+            by_batch[settings.batch_size] = max(rate, by_batch.get(settings.batch_size, 0.0))
+        points = []
+        if (edge := _rising_edge(by_workers)) is not None and edge < self._workers_limit:
+            points.append(with_axes(self._baseline, min(max(1, 2 * edge), self._workers_limit), own))
+        if (edge := _rising_edge(by_batch)) is not None and edge < self._batch_limit:
+            best = max((s for s in rates if s.batch_size == edge), key=lambda settings: rates[settings])
+            points.append(with_axes(best, best.num_workers, min(2 * edge, self._batch_limit)))
+        tried = {result.settings for result in self._results if is_end_to_end(result)}
+        points = [point for point in points if point not in tried]
+        for point in points:
+            self._note(
+                f"The best lay at the edge of the grid: added num_workers={point.num_workers}, "
+                f"batch_size={point.batch_size}."
+            )
+        return [Leg(settings=point, role="grid") for point in points]
+
+    def _forbidden(self, leg: Leg) -> str | None:
+        """Return why a leg must not run: the caller's arithmetic, or a smaller one that ran out of memory."""
+        for result in self._results:
+            if result.failure is None or result.state is TrialState.SKIPPED:
+                continue
+            cause = result.failure.cause
+            smaller = result.settings
+            is_larger = leg.settings.batch_size >= smaller.batch_size
+            named = f"num_workers={smaller.num_workers}, batch_size={smaller.batch_size}"
+            if cause is Cause.DEVICE_MEMORY and leg.consume == "device" and is_larger:
+                return f"{named} already ran out of device memory"
+            is_larger = is_larger and leg.settings.num_workers >= smaller.num_workers
+            if cause in {Cause.HOST_MEMORY, Cause.SHARED_MEMORY} and leg.feed == "loader" and is_larger:
+                return f"{named} already ran out of {cause}"
+        return self._is_allowed(leg.settings) if leg.feed == "loader" else None
+
+    def _measure_s(self, seconds_left: float) -> float:
+        """Return the seconds in windows that let this round end, and as many more as fit."""
+        queued = len(self._queue) + (len(self._others) if self._round == 0 else 0)
+        in_a_round = max(len(self._contenders()), queued if self._round == 0 else 0)
+        share_s = 0.0
+        for rounds in range(ROUNDS_MAX, self._round, -1):
+            legs = queued + (rounds - 1 - self._round) * in_a_round
+            share_s = seconds_left / legs - self._overhead_s()
+            self._rounds_planned = rounds
+            if share_s >= MEASURE_MIN_S:
+                break
+        return min(MEASURE_MAX_S, max(MEASURE_MIN_S, share_s))
+
+    def _overhead_s(self) -> float:
+        if not self._overheads_s:
+            return LEG_OVERHEAD_S
+        return sum(self._overheads_s) / len(self._overheads_s)
+
+    def _stop(self, seconds_left: float) -> None:
+        """Say what the remaining seconds do not suffice for, and ask for nothing more."""
+        left = ", ".join(_describe(leg) for leg in self._queue)
+        self._note(f"Not measured in round {self._round + 1}, {seconds_left:.0f} s were left: {left}.")
+        self._queue, self._others = [], []
+        self._rounds_planned = self._round + 1
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self._notes:
+            self._notes.append(sentence)
+
+
+def is_end_to_end(result: TrialResult) -> bool:
+    """Say whether a trial is of the user's own loader feeding the device."""
+    return result.feed == "loader" and result.consume == "device"
+
+
+def _describe(leg: Leg) -> str:
+    point = f"num_workers={leg.settings.num_workers} batch_size={leg.settings.batch_size}"
+    return point if leg.role in {"grid", "baseline"} else f"{point} ({leg.role})"
+
+
+def _rising_edge(rates: dict[int, float]) -> int | None:
+    """Return the largest point where it beats every smaller one by more than a tie; None elsewhere."""
+    if len(rates) < 2:
+        return None
+    edge = max(rates)
+    rest = max(rate for point, rate in rates.items() if point != edge)
+    return edge if rates[edge] > EDGE_GAIN_RATIO * rest else None

@@ -1,0 +1,292 @@
+"""Which setting is recommended, and what may be claimed for it?
+
+The choice comes from the screening: the best, everything tied with it, then the fewest workers, then the
+least memory. The claim comes from the duel alone, which the choice has not seen: a winner picked by its
+estimate is overstated by that estimate.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import msgspec
+
+from loadtune.advice.screening import Screening
+from loadtune.errors import NothingMeasuredError
+from loadtune.records.measurement import Duel, TrialResult
+from loadtune.records.report import (
+    Alternative,
+    AlternativeKind,
+    Baseline,
+    Cost,
+    LearningRate,
+    Recommendation,
+    Speedup,
+    Verdict,
+)
+from loadtune.records.settings import Optimizer, Settings
+from loadtune.schedule.rescale import rescale_learning_rate
+from loadtune.stats import (
+    ABBA_PAIRS_MIN,
+    DUEL_PAIRS_MIN,
+    RatioInterval,
+    duel_interval,
+    verdict,
+)
+
+ALTERNATIVE_GAIN_RATIO = 1.03
+"""A larger batch changes the training; it is offered only where it gains more than the tie rule forgives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What screening points to, at the user's batch size."""
+
+    settings: Settings
+    rate_per_s: float
+    ties: tuple[Settings, ...]
+    """As fast within the tie rule, and dearer; the best itself among them where it is not the choice."""
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a recommendation is stated in: the run it is for, and how its rate was tuned."""
+
+    baseline: Settings
+    baseline_origin: str
+    optimizer: Optimizer
+    base_batch_size: int | None = None
+    """Samples behind one optimizer step where the learning rate was tuned; None: the baseline's."""
+    learning_rate: float | None = None
+    sample_count: int | None = None
+    epochs: int = 30
+    accumulate: bool = False
+    """Whether a larger micro-batch with fewer accumulation steps is wanted as an answer."""
+
+
+def choose(trials: Sequence[TrialResult], baseline: Settings) -> Choice:
+    """Return the cheapest setting tied with the best, at the baseline's batch size.
+
+    Raises:
+        NothingMeasuredError: No trial at that batch size was completed.
+    """
+    screening = Screening(trials)
+    candidates = [each for each in screening.rates if each.batch_size == baseline.batch_size]
+    if not candidates:
+        raise NothingMeasuredError(
+            f"no trial at batch_size={baseline.batch_size} was completed",
+            "See how each trial ended; try a smaller --batch-size or a longer --budget.",
+        )
+    best = screening.best(candidates, baseline)
+    tied = sorted(screening.tied(candidates, best), key=screening.cost_order)
+    chosen = tied[0]
+    return Choice(
+        settings=chosen,
+        rate_per_s=screening.rate_per_s(chosen),
+        ties=tuple(tied[1:]),
+        reasons=_reasons(screening, chosen, best),
+    )
+
+
+def recommend(
+    choice: Choice,
+    duel: Duel | None,
+    trials: Sequence[TrialResult],
+    terms: Terms,
+    *,
+    no_duel_reason: str = "",
+) -> Recommendation:
+    """Return the answer: what to use, what the duel lets us claim, what it costs, what else there is.
+
+    Args:
+        choice: What `choose` returned.
+        duel: The choice against the baseline; None where none was held or needed.
+        trials: All trials of the screening.
+        terms: What the answer is stated in.
+        no_duel_reason: Why there is no duel, where there is none.
+    """
+    screening = Screening(trials)
+    settings, decided, speedup, reason = _judge(choice, duel, screening, terms, no_duel_reason)
+    rate = screening.rate_per_s(settings) if settings in screening.rates else choice.rate_per_s
+    hours_saved = _hours_saved(decided, speedup, rate, terms)
+    return Recommendation(
+        verdict=decided,
+        settings=settings,
+        rate_per_s=rate,
+        baseline=Baseline(
+            settings=terms.baseline,
+            rate_per_s=screening.rate_per_s(terms.baseline) if terms.baseline in screening.rates else None,
+            origin=terms.baseline_origin,
+        ),
+        speedup=speedup,
+        learning_rate=_learning_rate(settings, terms),
+        cost=_cost(screening, settings, terms.baseline),
+        ties=tuple(each for each in choice.ties if each != settings),
+        alternatives=_alternatives(screening, choice, terms),
+        reasons=(*choice.reasons, *reason),
+        hours_saved=hours_saved,
+        hours_saved_basis=None if hours_saved is None else f"{terms.epochs} epochs of {terms.sample_count} samples",
+        epoch_rate_per_s=_epoch_rate_per_s(screening, settings, rate, terms.sample_count),
+    )
+
+
+def _judge(
+    choice: Choice, duel: Duel | None, screening: Screening, terms: Terms, no_duel_reason: str
+) -> tuple[Settings, Verdict, Speedup, tuple[str, ...]]:
+    """Return settings, verdict, speed-up and why, from the duel alone."""
+    if choice.settings == terms.baseline:
+        return _keep_baseline(terms, "the baseline is already the choice")
+    if duel is None or duel.failure is not None:
+        reason = no_duel_reason or "no duel was held"
+        if duel is not None and duel.failure is not None:
+            reason = f"the duel failed: {duel.failure.message}"
+        return choice.settings, Verdict.INCONCLUSIVE, Speedup(estimate=None, reason=reason), ()
+    pairs_min = ABBA_PAIRS_MIN if duel.method == "abba" else DUEL_PAIRS_MIN
+    interval = duel_interval(duel.pairs, pairs_min=pairs_min)
+    decided = verdict(interval)
+    if interval.trusted and interval.high is not None and interval.high < 1.0:
+        return _keep_baseline(terms, f"the duel showed the choice slower: {_describe(interval)}")
+    is_dearer = screening.cost_order(choice.settings)[:2] > screening.cost_order(terms.baseline)[:2]
+    if decided is Verdict.SAME and is_dearer:
+        return _keep_baseline(terms, f"the choice is no faster and costs more: {_describe(interval)}")
+    return choice.settings, decided, _speedup(interval), ()
+
+
+def _keep_baseline(terms: Terms, reason: str) -> tuple[Settings, Verdict, Speedup, tuple[str, ...]]:
+    same = Speedup(estimate=1.0, low=1.0, high=1.0, reason=reason)
+    return terms.baseline, Verdict.SAME, same, (f"Keep what you have: {reason}.",)
+
+
+def _speedup(interval: RatioInterval) -> Speedup:
+    return Speedup(
+        estimate=interval.estimate,
+        low=interval.low,
+        high=interval.high,
+        smallest_detectable_ratio=interval.smallest_detectable_ratio,
+        pairs=interval.pairs,
+        reason=interval.reason,
+    )
+
+
+def _describe(interval: RatioInterval) -> str:
+    return f"{interval.estimate:.3f} times the baseline's rate ({interval.low:.3f} to {interval.high:.3f})"
+
+
+def _reasons(screening: Screening, chosen: Settings, best: Settings) -> tuple[str, ...]:
+    rounds = len({number for rates in screening.rates.values() for number in rates})
+    reasons = []
+    if chosen == best:
+        reasons.append(f"num_workers={chosen.num_workers} was the fastest at batch_size={chosen.batch_size}.")
+    else:
+        ratio, low = screening.compare(chosen, best)
+        reasons.append(
+            f"num_workers={chosen.num_workers} reached {ratio:.3f} of the fastest "
+            f"(num_workers={best.num_workers}), surely {low:.3f}, and is the cheapest that does."
+        )
+    if rounds == 1:
+        reasons.append("There was time for one round only: ties were judged by the windows' spread, not an interval.")
+    return tuple(reasons)
+
+
+def _cost(screening: Screening, settings: Settings, baseline: Settings) -> Cost:
+    """Return what the recommendation takes beyond the baseline, with a word for what was not measured."""
+    readings: dict[str, Callable[[Settings], float | None]] = {
+        "memory_bytes": screening.memory_bytes,
+        "cores": lambda each: _largest(screening, each, _cores),
+        "device_memory_bytes": lambda each: _largest(screening, each, _device_memory_bytes),
+    }
+    figures: dict[str, float] = {}
+    for name, read in readings.items():
+        ours, theirs = read(settings), read(baseline)
+        if ours is not None and theirs is not None:
+            figures[name] = ours - theirs
+    memory, device = figures.get("memory_bytes"), figures.get("device_memory_bytes")
+    return Cost(
+        memory_bytes=None if memory is None else int(memory),
+        cores=figures.get("cores"),
+        device_memory_bytes=None if device is None else int(device),
+        unavailable=tuple(f"{name}: not measured for both settings" for name in readings if name not in figures),
+    )
+
+
+def _largest(screening: Screening, settings: Settings, read: Callable[[TrialResult], float | None]) -> float | None:
+    known = [read(trial) for trial in screening.trials.get(settings, ())]
+    return max((each for each in known if each is not None), default=None)
+
+
+def _cores(trial: TrialResult) -> float | None:
+    trace = trial.trace
+    if trace is None or trace.mean_worker_cores is None or trace.mean_main_cores is None:
+        return None
+    return trace.mean_worker_cores + trace.mean_main_cores
+
+
+def _device_memory_bytes(trial: TrialResult) -> float | None:
+    return None if trial.measurement is None else trial.measurement.device_memory_bytes
+
+
+def _alternatives(screening: Screening, choice: Choice, terms: Terms) -> tuple[Alternative, ...]:
+    own = choice.settings.batch_size
+    larger = [each for each in screening.rates if each.batch_size > own]
+    found = [_alternative("larger batch", larger, screening, choice, terms)]
+    effective = terms.baseline.effective_batch_size
+    if terms.accumulate:
+        dividing = [each for each in larger if effective % each.batch_size == 0]
+        found.append(_alternative("accumulate", dividing, screening, choice, terms))
+    return tuple(each for each in found if each is not None)
+
+
+def _alternative(
+    kind: AlternativeKind,
+    candidates: Sequence[Settings],
+    screening: Screening,
+    choice: Choice,
+    terms: Terms,
+) -> Alternative | None:
+    """Return the smallest batch tied with the best of the candidates, if it gains enough over the choice."""
+    if not candidates:
+        return None
+    best = screening.best(candidates, terms.baseline)
+    tied = screening.tied(candidates, best)
+    measured = min(tied, key=lambda each: (each.batch_size, *screening.cost_order(each)))
+    if screening.compare(measured, choice.settings)[0] <= ALTERNATIVE_GAIN_RATIO:
+        return None
+    settings, note = measured, ""
+    if kind == "accumulate":
+        steps = terms.baseline.effective_batch_size // measured.batch_size
+        settings = msgspec.structs.replace(measured, accumulation_steps=steps)
+        note = f"Measured with accumulation_steps={measured.accumulation_steps}."
+    over = terms.baseline if terms.baseline in screening.rates else choice.settings
+    return Alternative(
+        kind=kind,
+        settings=settings,
+        rate_per_s=screening.rate_per_s(measured),
+        screening_ratio=screening.compare(measured, over)[0],
+        learning_rate=_learning_rate(settings, terms),
+        note=note,
+    )
+
+
+def _learning_rate(settings: Settings, terms: Terms) -> LearningRate:
+    base = terms.base_batch_size or terms.baseline.effective_batch_size
+    return rescale_learning_rate(terms.optimizer, base, settings.effective_batch_size, terms.learning_rate)
+
+
+def _hours_saved(decided: Verdict, speedup: Speedup, rate: float, terms: Terms) -> float | None:
+    """Return the hours by which the duel's estimate shortens the run; None unless it showed FASTER."""
+    if decided is not Verdict.FASTER or speedup.estimate is None or terms.sample_count is None:
+        return None
+    return terms.epochs * terms.sample_count / rate * (speedup.estimate - 1.0) / 3600
+
+
+def _epoch_rate_per_s(screening: Screening, settings: Settings, rate: float, sample_count: int | None) -> float | None:
+    """Return N / (N / X + c0): the rate of a whole epoch, its boundary included."""
+    boundaries = [
+        trial.measurement.epoch_boundary_s
+        for trial in screening.trials.get(settings, ())
+        if trial.measurement is not None and trial.measurement.epoch_boundary_s is not None
+    ]
+    if not boundaries or not sample_count:
+        return None
+    return sample_count / (sample_count / rate + max(0.0, fmean(boundaries)))

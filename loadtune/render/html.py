@@ -1,0 +1,185 @@
+"""What does a report look like as a page? One file, without network, complete without JavaScript."""
+
+import base64
+import hashlib
+from importlib import resources
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from loadtune.records.report import Finding, Report
+from loadtune.render.answer import (
+    Row,
+    compose_alternatives,
+    compose_answer,
+    compose_dataset,
+    compose_device,
+    compose_headline,
+    compose_paste_label,
+    compose_speedup,
+    compose_warnings,
+    compose_why,
+)
+from loadtune.render.charts import compute_duel_chart, compute_throughput_chart
+from loadtune.render.commands import compose_command
+from loadtune.render.drawing import NARROW, WIDE, draw_duel, draw_throughput
+from loadtune.render.saved import encode_report
+from loadtune.render.tables import (
+    EvidenceRow,
+    compute_environment,
+    compute_evidence,
+    compute_request,
+    compute_step_rows,
+    compute_trial_table,
+)
+from loadtune.render.words import format_dataloader_line, format_device, format_settings, one_line, visible
+
+
+class AnswerRow(NamedTuple):
+    """One row of the verdict card; `bar_percent` compares the rates of now, use and ceiling."""
+
+    label: str
+    lines: tuple[str, ...]
+    bar_percent: float | None
+
+
+class Lead(NamedTuple):
+    """The speed-up in large letters: its figure, and what it is over."""
+
+    figure: str
+    rest: str
+
+
+class FindingView(NamedTuple):
+    """A finding with its numbers in words."""
+
+    finding: Finding
+    evidence: tuple[EvidenceRow, ...]
+
+
+def render_html(report: Report) -> str:
+    """Return the whole page; the same report gives the same text, which can always be written as UTF-8."""
+    folder = resources.files("loadtune.render")
+    style, script, first = (
+        folder.joinpath(name).read_text("utf-8") for name in ("report.css", "report.js", "theme.js")
+    )
+    environment = Environment(
+        autoescape=True,
+        finalize=_make_visible,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.from_string(folder.joinpath("report.html.jinja").read_text("utf-8"))
+    return template.render(
+        style=Markup(style),  # noqa: S704  # our own files, which hold no foreign text
+        script=Markup(script),  # noqa: S704
+        first_script=Markup(first),  # noqa: S704
+        script_hashes=[_hash_script(first), _hash_script(script)],
+        data=_embed_json(report),
+        **_compute_context(report),
+    )
+
+
+def _make_visible(value: Any) -> Any:
+    """Take control characters and lone surrogates out of every text that enters the page; Markup is our own.
+
+    A number stays on one line with its per cent sign.
+    """
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return visible(value).replace(" %", "\N{NO-BREAK SPACE}%")
+    return value
+
+
+def _hash_script(script: str) -> str:
+    """Return the source that lets exactly this script run under the page's content security policy."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _embed_json(report: Report) -> Markup:
+    """Return the report's JSON for a script element: without `<` nothing in it can end the element."""
+    text = encode_report(report).decode("utf-8").strip()
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704
+
+
+def _compute_context(report: Report) -> dict[str, Any]:
+    """Return all that the template shows."""
+    recommendation = report.recommendation
+    return {
+        "report": report,
+        "title": _compute_title(report),
+        "is_replayed": report.request.device.kind == "replay",
+        "is_cpu": report.request.device.kind == "cpu",
+        "device_name": format_device(report.request.device),
+        "device": compose_device(report),
+        "dataset": compose_dataset(report),
+        "headline": compose_headline(report),
+        "verdict": report.status if recommendation is None else recommendation.verdict.value,
+        "lead": _compute_lead(report),
+        "answer": _compute_answer_rows(report),
+        "paste_label": None if recommendation is None else compose_paste_label(recommendation),
+        "paste": None if recommendation is None else format_dataloader_line(recommendation.settings),
+        "warnings": compose_warnings(report),
+        "reasons": compose_why(report, with_findings=False),
+        "alternatives": compose_alternatives(report),
+        "findings": [FindingView(finding, compute_evidence(finding)) for finding in report.findings],
+        "trials": compute_trial_table(report),
+        "steps": compute_step_rows(report),
+        "environment": compute_environment(report.environment),
+        "request": compute_request(report),
+        "command": compose_command(report),
+        **_compute_drawings(report),
+    }
+
+
+def _compute_title(report: Report) -> str:
+    """Return a title that tells several open reports apart."""
+    dataset = one_line(report.dataset.source)
+    if report.recommendation is None:
+        return f"{dataset}: no recommendation"
+    verdict = report.recommendation.verdict.value
+    return f"{dataset}: {format_settings(report.recommendation.settings)} ({verdict})"
+
+
+def _compute_lead(report: Report) -> Lead | None:
+    """Return the line under the headline, or None where nothing is recommended."""
+    recommendation = report.recommendation
+    if recommendation is None:
+        return None
+    sentence = compose_speedup(recommendation)
+    figure, _, rest = sentence.partition(" ")
+    return Lead(figure, rest) if figure.endswith("x") else Lead("", sentence)
+
+
+def _compute_answer_rows(report: Report) -> list[AnswerRow]:
+    """Return the answer's rows, with bars where all three rates share one scale."""
+    recommendation = report.recommendation
+    rates: dict[str, float | None] = {}
+    if recommendation is not None:
+        rates = {
+            "now": recommendation.baseline.rate_per_s,
+            "use": recommendation.rate_per_s,
+            "ceiling": report.ceilings.device_rate_per_s,
+        }
+    largest = max((rate for rate in rates.values() if rate is not None), default=1.0)
+    lead = None if recommendation is None else compose_speedup(recommendation)
+    return [_compute_answer_row(row, lead, rates.get(row.label), largest) for row in compose_answer(report)]
+
+
+def _compute_answer_row(row: Row, lead: str | None, rate_per_s: float | None, largest_per_s: float) -> AnswerRow:
+    """Return a row without the speed-up, which stands in large letters above all rows."""
+    bar = None if rate_per_s is None else round(100 * rate_per_s / largest_per_s, 2)
+    return AnswerRow(row.label, tuple(line for line in row.lines if line != lead), bar)
+
+
+def _compute_drawings(report: Report) -> dict[str, list[Markup]]:
+    """Return both charts in both sizes; an empty list where there is nothing to draw."""
+    throughput, duel = compute_throughput_chart(report), compute_duel_chart(report)
+    drawn = {
+        "throughput": [] if throughput is None else [draw_throughput(throughput, size) for size in (WIDE, NARROW)],
+        "duel": [] if duel is None else [draw_duel(duel, size) for size in (WIDE, NARROW)],
+    }
+    # Drawn from numbers and our own words only: no foreign text enters an SVG.
+    return {f"{name}_svgs": [Markup(svg) for svg in svgs] for name, svgs in drawn.items()}  # noqa: S704

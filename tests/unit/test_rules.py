@@ -1,0 +1,180 @@
+"""Each rule fires on its own evidence, and is silent or overruled on its neighbour's."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtune.advice.case import Case
+from loadtune.advice.rules import find
+from loadtune.records.resources import GpuSample, HostLimits, ResourceTrace
+from loadtune.records.settings import Settings
+from tests.fake_runner import complete_result
+
+LIMITS = HostLimits(usable_cores=4.0, affinity_cores=4, memory_limit_bytes=10**10, memory_available_bytes=10**10)
+STEADY_LOW, STEADY_HIGH, JITTERY = [0.5] * 30, [0.95] * 30, [0.0, 0.9] * 15
+
+
+def trial(
+    *,
+    stall: float | None = 0.3,
+    num_workers: int = 2,
+    batch_size: int = 16,
+    utilisation=(),
+    boundary_s: float | None = None,
+    spread: float = 0.0,
+    cache: str = "warm",
+    **trace: object,
+):
+    """A complete trial with exactly the evidence named."""
+    settings = Settings(num_workers=num_workers, batch_size=batch_size)
+    plain = complete_result(settings, 100.0)
+    measurement = msgspec.structs.replace(plain.measurement, stall_ratio=stall, epoch_boundary_s=boundary_s)
+    samples = tuple(GpuSample(at_s=at / 6, utilisation_ratio=each) for at, each in enumerate(utilisation))
+    return complete_result(
+        settings,
+        100.0,
+        spread=spread,
+        measurement=measurement,
+        cache=cache,
+        trace=ResourceTrace(started_monotonic_s=0.0, gpu=samples, **trace),
+    )
+
+
+def rules(chosen, baseline=None, **fields: object) -> dict[str, object]:
+    """Findings by rule."""
+    options = {"limits": LIMITS, "device": "replay", "sample_count": 1000} | fields
+    return {each.rule: each for each in find(Case(chosen=chosen, baseline=baseline, **options))}
+
+
+def test_device_bound_up_to_five_per_cent():
+    """At 5 % the loader is fine; above it, it is not."""
+    assert "device-bound" in rules(trial(stall=0.05))
+    assert "device-bound" not in rules(trial(stall=0.051))
+
+
+@pytest.mark.parametrize(
+    ("evidence", "expected"),
+    [
+        ({"mean_worker_cores": 1.0, "mean_main_cores": 0.2}, "loader-bound"),
+        ({"mean_worker_cores": 3.6, "mean_main_cores": 0.2}, "cpu-saturated"),
+        ({"mean_worker_cores": 0.3, "mean_main_cores": 0.2, "miss_ratio": 0.9}, "storage-bound"),
+        ({"mean_worker_cores": 3.8, "mean_main_cores": 0.2, "miss_ratio": 0.9}, "cpu-saturated"),
+    ],
+)
+def test_stall_has_one_cause(evidence, expected):
+    """Idle cores, used-up cores, or storage: exactly one of the three is named, and none without a stall."""
+    causes = {"loader-bound", "cpu-saturated", "storage-bound"}
+    assert causes & rules(trial(stall=0.3, **evidence)).keys() == {expected}
+    assert not causes & rules(trial(stall=0.01, **evidence)).keys()
+
+
+def test_severe_stall_is_a_warning():
+    """From 20 % on."""
+    found = [rules(trial(stall=each, mean_worker_cores=1.0))["loader-bound"].severity for each in (0.1, 0.3)]
+    assert found == ["advice", "warning"]
+
+
+def test_main_process_bound_needs_a_busy_main_process_beside_workers():
+    """At 0 workers, or on device cpu, a busy main process is no news."""
+    busy = {"mean_worker_cores": 1.0, "mean_main_cores": 0.97}
+    assert "main-process-bound" in rules(trial(**busy))
+    assert "main-process-bound" not in rules(trial(**busy, num_workers=0))
+    assert "main-process-bound" not in rules(trial(**busy), device="cpu")
+
+
+def test_jittery_gpu_is_confirmed_by_a_stall():
+    """More workers, and how many, because the device really waited."""
+    found = rules(trial(stall=0.01, num_workers=8), trial(stall=0.4, utilisation=JITTERY))["jittery-gpu"]
+    assert (found.severity, found.action) == ("advice", "Use num_workers=8.")
+
+
+def test_jittery_gpu_is_overruled_without_a_stall():
+    """Utilisation fluctuates, the steps do not wait: no workers are asked for."""
+    found = rules(trial(stall=0.01, utilisation=JITTERY))["jittery-gpu"]
+    assert (found.severity, found.action) == ("info", None)
+    assert "overrule" in found.detail
+
+
+def test_low_steady_gpu_asks_for_a_larger_batch_with_its_learning_rate():
+    """No stall: twice the batch, twice the rate for SGD, its root for Adam."""
+    low = trial(stall=0.01, utilisation=STEADY_LOW)
+    assert rules(low)["low-steady-gpu"].action == "Try batch_size=32 with 2 times the learning rate."
+    assert "1.41 times" in rules(low, optimizer="adamw")["low-steady-gpu"].action
+
+
+def test_low_steady_gpu_is_overruled_by_a_stall_at_every_step():
+    """NVML cannot tell the two apart; the step decomposition can."""
+    found = rules(trial(stall=0.01, num_workers=8), trial(stall=0.5, utilisation=STEADY_LOW))["low-steady-gpu"]
+    assert "batch_size=32" not in found.action
+    assert found.action == "Use num_workers=8."
+
+
+@pytest.mark.parametrize("utilisation", [STEADY_HIGH, STEADY_LOW[:5], []])
+def test_busy_or_unknown_utilisation_says_nothing(utilisation):
+    """A busy device, and too few samples for a percentile."""
+    assert not {"jittery-gpu", "low-steady-gpu"} & rules(trial(utilisation=utilisation)).keys()
+
+
+@pytest.mark.parametrize("utilisation", [JITTERY, STEADY_LOW])
+def test_unknown_stall_confirms_nothing(utilisation):
+    """Without the decomposition a rule of thumb is information, never advice."""
+    found = rules(trial(stall=None, utilisation=utilisation))
+    severities = {each.severity for name, each in found.items() if name.endswith("gpu")}
+    assert severities == {"info"}
+
+
+def test_epoch_boundary_counts_for_the_real_epoch():
+    """1 s of an epoch of 10 s is told, of 1000 s is not; persistent_workers only where there are workers."""
+    assert rules(trial(boundary_s=1.0), sample_count=1000)["epoch-boundary"].action is not None
+    assert rules(trial(boundary_s=1.0, num_workers=0), sample_count=1000)["epoch-boundary"].action is None
+    assert "epoch-boundary" not in rules(trial(boundary_s=1.0), sample_count=100_000)
+
+
+@pytest.mark.parametrize(("spread", "severity"), [(0.05, None), (0.15, "info"), (0.4, "warning")])
+def test_noise_has_two_levels(spread, severity):
+    """10 % and 25 %, as torch.utils.benchmark has them."""
+    found = rules(trial(spread=spread)).get("noisy")
+    assert (found.severity if found else None) == severity
+
+
+def test_foreign_load_and_steal_are_told_of_either_trial():
+    """A tenth of four cores, summed, in the baseline's trial too."""
+    disturbed = trial(mean_foreign_cores=0.3, mean_steal_cores=0.2)
+    assert rules(trial(), disturbed)["foreign-load"].severity == "warning"
+    assert "foreign-load" not in rules(trial(mean_foreign_cores=0.3), trial())
+
+
+def test_small_batch_is_told_below_eight():
+    """BatchNorm's floor."""
+    assert "small-batch" in rules(trial(batch_size=7))
+    assert "small-batch" not in rules(trial(batch_size=8))
+
+
+def test_warm_cache_is_told_where_it_was_warm():
+    """A cold measurement needs no such notice."""
+    assert "warm-page-cache" in rules(trial(miss_ratio=0.0))
+    assert "warm-page-cache" not in rules(trial(miss_ratio=0.9, cache="cold"))
+
+
+@given(
+    st.none() | st.floats(0, 1),
+    st.none() | st.floats(0, 8),
+    st.none() | st.floats(0, 1),
+    st.sampled_from([STEADY_LOW, STEADY_HIGH, JITTERY, []]),
+)
+def test_findings_are_ranked_and_show_their_numbers(stall, cores, missed, utilisation):
+    """Warnings first; every finding has evidence; device-bound and a loader's cause exclude each other."""
+    chosen = trial(stall=stall, mean_worker_cores=cores, miss_ratio=missed, utilisation=utilisation, spread=0.3)
+    found = find(Case(chosen=chosen, baseline=None, limits=LIMITS, device="cuda"))
+    ranks = [("warning", "advice", "info").index(each.severity) for each in found]
+    assert ranks == sorted(ranks)
+    assert all(each.evidence for each in found)
+    names = {each.rule for each in found}
+    assert not ("device-bound" in names and names & {"loader-bound", "cpu-saturated", "storage-bound"})
+
+
+def test_nothing_known_accuses_nobody():
+    """A trial without trace or decomposition gives no cause."""
+    plain = complete_result(Settings(num_workers=2, batch_size=16), 100.0)
+    assert rules(plain) == {}
