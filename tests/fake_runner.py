@@ -103,8 +103,8 @@ class FakeRunner:
         fields = {"number": len(self.results) + 1, "role": leg.role, "round": leg.round}
         fields |= {"feed": leg.feed, "consume": leg.consume, "started_s": self.seconds}
         cause = self.failure_cause(leg.settings)
-        if leg.skip_reason is not None:
-            result = failed_result(leg.settings, TrialState.SKIPPED, Cause.BUDGET, **fields)
+        if leg.obstacle is not None:
+            result = failed_result(leg.settings, TrialState.SKIPPED, leg.obstacle.cause, **fields)
         elif cause is not None:
             self.seconds += self.overhead_s
             result = failed_result(leg.settings, TrialState.OUT_OF_MEMORY, cause, **fields)

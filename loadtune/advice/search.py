@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from loadtune.advice.feasibility import Obstacle
 from loadtune.records.measurement import Cause, Role, TrialResult, TrialState
 from loadtune.records.settings import Consume, Feed, Settings
 
@@ -41,8 +42,8 @@ class Leg:
     round: int = 0
     measure_s: float = MEASURE_MAX_S
     """Seconds to spend in windows."""
-    skip_reason: str | None = None
-    """The arithmetic that forbids it: the caller does not run it, and tells a SKIPPED result with this."""
+    obstacle: Obstacle | None = None
+    """What forbids it: the caller does not run it, and tells a SKIPPED result with this."""
 
 
 class Search(Protocol):
@@ -89,7 +90,7 @@ class GridSearch:
         may_extend_batch: Whether a batch size beyond the largest may be tried.
         workers_max: Largest worker count to extend to.
         batch_max: Largest batch size to extend to.
-        is_allowed: None, or the arithmetic that forbids a setting (memory, file descriptors, cores).
+        obstacle: What forbids a setting (memory, file descriptors, cores), or None.
         measure_device: Whether to measure the device alone; not where the device has no rate of its own.
         loader_alone: Worker counts to measure with nothing consuming; None: the baseline's, or 1.
         seed: Of the orders.
@@ -105,7 +106,7 @@ class GridSearch:
         may_extend_batch: bool = False,
         workers_max: int = 64,
         batch_max: int = 1024,
-        is_allowed: Callable[[Settings], str | None] = lambda settings: None,
+        obstacle: Callable[[Settings], Obstacle | None] = lambda settings: None,
         measure_device: bool = True,
         loader_alone: Sequence[int] | None = None,
         seed: int = 0,
@@ -113,7 +114,7 @@ class GridSearch:
         self._baseline = baseline
         self._workers_limit = workers_max if may_extend_workers else 0
         self._batch_limit = batch_max if may_extend_batch else 0
-        self._is_allowed = is_allowed
+        self._obstacle = obstacle
         self._random = random.Random(seed)  # noqa: S311 - an order, not a secret
         self._results: list[TrialResult] = []
         self._overheads_s: list[float] = []
@@ -138,10 +139,10 @@ class GridSearch:
         if not self._queue:
             return None
         leg = self._queue[0]
-        reason = self._forbidden(leg)
-        if reason is not None:
+        obstacle = self._forbidden(leg)
+        if obstacle is not None:
             self._asked = self._queue.pop(0)
-            return dataclasses.replace(leg, skip_reason=reason)
+            return dataclasses.replace(leg, obstacle=obstacle)
         measure_s = self._measure_s(seconds_left)
         if self._overhead_s() + measure_s > seconds_left:
             self._stop(seconds_left)
@@ -258,7 +259,7 @@ class GridSearch:
             )
         return [Leg(settings=point, role="grid") for point in points]
 
-    def _forbidden(self, leg: Leg) -> str | None:
+    def _forbidden(self, leg: Leg) -> Obstacle | None:
         """Return why a leg must not run: the caller's arithmetic, or a smaller one that ran out of memory."""
         for result in self._results:
             if result.failure is None or result.state is TrialState.SKIPPED:
@@ -268,11 +269,11 @@ class GridSearch:
             is_larger = leg.settings.batch_size >= smaller.batch_size
             named = f"num_workers={smaller.num_workers}, batch_size={smaller.batch_size}"
             if cause is Cause.DEVICE_MEMORY and leg.consume == "device" and is_larger:
-                return f"{named} already ran out of device memory"
+                return Obstacle(cause, f"{named} already ran out of device memory")
             is_larger = is_larger and leg.settings.num_workers >= smaller.num_workers
             if cause in {Cause.HOST_MEMORY, Cause.SHARED_MEMORY} and leg.feed == "loader" and is_larger:
-                return f"{named} already ran out of {cause}"
-        return self._is_allowed(leg.settings) if leg.feed == "loader" else None
+                return Obstacle(cause, f"{named} already ran out of {cause}")
+        return self._obstacle(leg.settings) if leg.feed == "loader" else None
 
     def _measure_s(self, seconds_left: float) -> float:
         """Return the seconds in windows that let this round end, and as many more as fit."""

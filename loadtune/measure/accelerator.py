@@ -104,10 +104,10 @@ class Timeline:
         while self._queued and self._accelerator.is_reached(self._queued[0].after):
             yield self._read(self._queued.popleft())
 
-    def drain(self) -> Iterator[Step]:
-        """Wait for every queued step and yield it. Only for warm-up and the very end of a leg."""
-        if self._queued:
-            self._accelerator.wait(self._queued[-1].after)
+    def drain(self, left_max: int = 0) -> Iterator[Step]:
+        """Wait until at most `left_max` steps are queued, and yield the others. For warm-up and a leg's very end."""
+        if len(self._queued) > left_max:
+            self._accelerator.wait(self._queued[-1 - left_max].after)
         yield from self.finished()
 
     def _read(self, queued: _Queued) -> Step:
@@ -183,6 +183,19 @@ def count_bytes(batch: Any) -> int:
 
     map_tensors(batch, add)
     return total
+
+
+def count_tensors(batch: Any) -> int:
+    """Return the number of tensors in a nested batch: each is a file in shared memory on its way from a worker."""
+    count = 0
+
+    def note(item: Any) -> Any:
+        nonlocal count
+        count += isinstance(item, torch.Tensor)
+        return item
+
+    map_tensors(batch, note)
+    return count
 
 
 def count_samples(batch: Any, asked_for: int) -> int:

@@ -70,6 +70,10 @@ class Measurement(Record, frozen=True, kw_only=True):
         float, Meta(description="Device idle a step that the loader does not cause (launch gaps).")
     ] = 0.0
     step_s: Annotated[float | None, Meta(description="Median time of a device step, waiting apart.")] = None
+    step_spread_s: Annotated[
+        float | None, Meta(description="Standard deviation of step_s from step to step; None with under two steps.")
+    ] = None
+    copy_s: Annotated[float | None, Meta(description="Median time of a batch's copy to the device.")] = None
     stall_ratio: Annotated[
         float | None, Meta(description="Share of time the device waited for data: 4.2 in the method notes.")
     ] = None

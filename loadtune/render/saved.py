@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from loadtune.errors import OutputError
+from loadtune.records.profile import PROFILE_SCHEMA_VERSION, ReplayProfile
 from loadtune.records.report import SCHEMA_VERSION, Report
 from loadtune.render.words import visible
 
@@ -55,10 +56,19 @@ def write_report(report: Report, path: Path) -> None:
     Raises:
         OutputError: The file cannot be written. A file that was there before is unchanged.
     """
+    replace_file(path, encode_report(report))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part of either.
+
+    Raises:
+        OutputError: It cannot be written. A file that was there before is unchanged.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with unfinished.open("wb") as file:
-            file.write(encode_report(report))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -112,7 +122,15 @@ def decode_report(content: bytes, name: str) -> Report:
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of `report.json`: every field with its meaning and unit."""
-    about = {"$schema": SCHEMA_DIALECT, "title": "loadtune report", "version": SCHEMA_VERSION}
+    return _describe_schema(Report, {"title": "loadtune report", "version": SCHEMA_VERSION})
+
+
+def profile_schema() -> dict[str, Any]:
+    """Return the JSON Schema of replay profiles."""
+    return _describe_schema(ReplayProfile, {"title": "loadtune replay profile", "version": PROFILE_SCHEMA_VERSION})
+
+
+def _describe_schema(record: type[msgspec.Struct], about: dict[str, Any]) -> dict[str, Any]:
     # Through JSON once: defaults that are tuples become the lists that a reader of the published text sees.
-    described: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Report)))
-    return about | described
+    described: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(record)))
+    return {"$schema": SCHEMA_DIALECT} | about | described

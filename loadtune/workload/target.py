@@ -110,7 +110,19 @@ def resolve_dataset(reference: str, spec: WorkloadSpec) -> DataSource:
     Raises:
         TargetError: As for `load_target`, or it gives something else.
     """
-    found = load_target(reference, spec.import_limit_s)
+    return describe_dataset(load_target(reference, spec.import_limit_s), f"{reference} gives")
+
+
+def describe_dataset(found: Any, told: str) -> DataSource:
+    """Return an object as data, with what comes with it.
+
+    Args:
+        found: A map-style or iterable Dataset, a ready DataLoader, or a sequence.
+        told: How an error begins: "train.py:make gives", "you handed over".
+
+    Raises:
+        TargetError: It is none of these.
+    """
     if isinstance(found, DataLoader):
         return _from_loader(found)
     if isinstance(found, IterableDataset):
@@ -118,13 +130,13 @@ def resolve_dataset(reference: str, spec: WorkloadSpec) -> DataSource:
     is_sequence = hasattr(found, "__getitem__") and not isinstance(found, str | bytes | dict | nn.Module | type)
     if not isinstance(found, Dataset) and not is_sequence:
         raise TargetError(
-            f"{reference} gives a {type(found).__qualname__}, which no DataLoader takes",
+            f"{told} a {type(found).__qualname__}, which no DataLoader takes",
             "give a map-style or iterable torch.utils.data.Dataset, a DataLoader, or a function for one",
         )
     sample_count = _length(found)
     if sample_count is None:
         raise TargetError(
-            f"{reference} gives a {type(found).__qualname__} without a length",
+            f"{told} a {type(found).__qualname__} without a length",
             "define __len__, or derive from torch.utils.data.IterableDataset",
         )
     return DataSource(found, None, False, sample_count, ())

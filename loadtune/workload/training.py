@@ -31,7 +31,14 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 OWN_STEP_HINT = "give your own step: --train-step package.module:function, called with each batch"
 
 
-def build_step(spec: WorkloadSpec, device: torch.device, accumulation_steps: int = 1) -> TrainStep:
+def build_step(
+    spec: WorkloadSpec,
+    device: torch.device,
+    accumulation_steps: int = 1,
+    *,
+    model: nn.Module | None = None,
+    train_step: TrainStep | None = None,
+) -> TrainStep:
     """Return the step of this workload, its model on the device and in training mode.
 
     With `train_step_target` that function is returned as it is. It is called as `function(batch)` with the
@@ -42,10 +49,14 @@ def build_step(spec: WorkloadSpec, device: torch.device, accumulation_steps: int
         spec: The workload.
         device: Where the batches will be.
         accumulation_steps: Batches to one optimizer step.
+        model: A model handed over; it comes before `model_target`.
+        train_step: A step handed over; it comes before everything else.
 
     Raises:
         TargetError: The user's model or step cannot be loaded, or is of another kind.
     """
+    if train_step is not None:
+        return train_step
     if spec.train_step_target is not None:
         step = import_target(spec.train_step_target, spec.import_limit_s)
         if not callable(step) or isinstance(step, type):
@@ -55,7 +66,7 @@ def build_step(spec: WorkloadSpec, device: torch.device, accumulation_steps: int
             )
         own_step: TrainStep = step
         return own_step
-    return BuiltInStep(build_model(spec), spec, device, accumulation_steps)
+    return BuiltInStep(build_model(spec) if model is None else model, spec, device, accumulation_steps)
 
 
 def build_model(spec: WorkloadSpec) -> nn.Module:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from loadtune.advice.axes import auto_batches, auto_workers, default_baseline, parse_axis
 from loadtune.advice.budget import divide_budget, plan_duel
+from loadtune.advice.feasibility import Obstacle
 from loadtune.advice.search import GridSearch, with_axes
 from loadtune.errors import UsageError
 from loadtune.records.measurement import Cause, TrialState
@@ -32,7 +33,7 @@ def points(runner: FakeRunner, number: int | None = None) -> list[tuple[int, int
     return [
         (leg.settings.num_workers, leg.settings.batch_size)
         for leg in runner.legs
-        if (leg.feed, leg.consume) == ("loader", "device") and number in {None, leg.round} and not leg.skip_reason
+        if (leg.feed, leg.consume) == ("loader", "device") and number in {None, leg.round} and leg.obstacle is None
     ]
 
 
@@ -144,9 +145,10 @@ def test_other_batches_come_where_they_may_win_and_the_rest_last():
 
 def test_forbidden_setting_is_skipped_with_its_arithmetic():
     """The leg carries the text, costs no time, and does not come back."""
-    _, runner = run(is_allowed=lambda each: "8 x 2 GB > 12 GB" if each.num_workers == 8 else None)
-    skipped = [leg for leg in runner.legs if leg.skip_reason is not None]
-    assert [(leg.settings.num_workers, leg.skip_reason) for leg in skipped] == [(8, "8 x 2 GB > 12 GB")]
+    obstacle = Obstacle(Cause.HOST_MEMORY, "8 x 2 GB > 12 GB")
+    _, runner = run(obstacle=lambda each: obstacle if each.num_workers == 8 else None)
+    skipped = [leg for leg in runner.legs if leg.obstacle is not None]
+    assert [(leg.settings.num_workers, leg.obstacle) for leg in skipped] == [(8, obstacle)]
     assert [each.state for each in runner.results].count(TrialState.SKIPPED) == 1
 
 
@@ -163,7 +165,7 @@ def test_device_out_of_memory_rules_out_larger_batches():
     runner = FakeRunner(flat, failure_cause=lambda each: Cause.DEVICE_MEMORY if each.batch_size >= 16 else None)
     run(runner=runner, batches=(8, 16, 32))
     assert [batch for _, batch in points(runner) if batch > 8] == [16]
-    assert any("out of device memory" in (leg.skip_reason or "") for leg in runner.legs)
+    assert any(leg.obstacle is not None and "out of device memory" in leg.obstacle.arithmetic for leg in runner.legs)
 
 
 def test_host_out_of_memory_rules_out_more_workers_and_no_fewer():

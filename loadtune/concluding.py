@@ -1,0 +1,101 @@
+"""What do finished trials and a duel add up to? Ceilings, findings and the recommendation of one report. Pure."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loadtune.advice.case import Case
+from loadtune.advice.rules import find
+from loadtune.advice.selection import Choice, recommend
+from loadtune.errors import TooManyBadSamplesError
+from loadtune.planning import Plan
+from loadtune.records.measurement import BadSample, Duel, TrialResult
+from loadtune.records.report import Ceilings, Finding, Recommendation
+from loadtune.records.settings import Settings
+
+BAD_SAMPLES_SHOWN = 10
+"""Broken samples named in the report and in the error; the rest are counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conclusion:
+    """What a report says beyond what was measured."""
+
+    recommendation: Recommendation | None
+    ceilings: Ceilings
+    findings: tuple[Finding, ...]
+
+
+def conclude(
+    plan: Plan, trials: Sequence[TrialResult], duels: Sequence[Duel], choice: Choice | None, no_duel_reason: str
+) -> Conclusion:
+    """Return recommendation, ceilings and findings; without a choice there are ceilings only."""
+    if choice is None:
+        return Conclusion(recommendation=None, ceilings=compute_ceilings(trials, None), findings=())
+    duel = duels[-1] if duels else None
+    recommendation = recommend(choice, duel, trials, plan.terms, no_duel_reason=no_duel_reason)
+    chosen = representative(trials, recommendation.settings)
+    findings: tuple[Finding, ...] = ()
+    if chosen is not None:
+        baseline = representative(trials, plan.baseline)
+        findings = find(
+            Case(
+                chosen=chosen,
+                baseline=None if baseline is chosen else baseline,
+                limits=plan.limits,
+                device=plan.device.kind,
+                sample_count=plan.workload.sample_count,
+                optimizer=plan.workload.optimizer,
+            )
+        )
+    return Conclusion(
+        recommendation=recommendation, ceilings=compute_ceilings(trials, recommendation), findings=findings
+    )
+
+
+def representative(trials: Sequence[TrialResult], settings: Settings) -> TrialResult | None:
+    """Return the last complete end-to-end trial of a setting, or None."""
+    own = [
+        trial
+        for trial in trials
+        if trial.settings == settings and trial.measurement is not None and trial.role in {"grid", "baseline"}
+    ]
+    return own[-1] if own else None
+
+
+def compute_ceilings(trials: Sequence[TrialResult], recommendation: Recommendation | None) -> Ceilings:
+    """Return what device and loader did alone."""
+    complete = [trial for trial in trials if trial.rate_per_s is not None]
+    loader = {str(t.settings.num_workers): t.rate_per_s for t in complete if t.role == "loader" and t.rate_per_s}
+    devices = [trial for trial in trials if trial.role == "ceiling"]
+    device = next((trial for trial in devices if trial.rate_per_s is not None), None)
+    if device is None:
+        failed = next((trial.failure for trial in devices if trial.failure is not None), None)
+        reason = "time did not suffice" if failed is None else failed.message
+        return Ceilings(device_rate_per_s=None, device_rate_reason=reason, loader_rates_per_s=loader)
+    is_comparable = recommendation is not None and recommendation.settings.batch_size == device.settings.batch_size
+    reached = recommendation.rate_per_s / (device.rate_per_s or math.inf) if recommendation and is_comparable else None
+    return Ceilings(device_rate_per_s=device.rate_per_s, loader_rates_per_s=loader, reached_ratio=reached)
+
+
+def list_bad_samples(trials: Sequence[TrialResult]) -> list[BadSample]:
+    """Return every broken sample met, once each, in the order of their names."""
+    found = {bad.name: bad for trial in trials if trial.measurement for bad in trial.measurement.bad_samples}
+    return [found[name] for name in sorted(found)]
+
+
+def refuse_too_many(trials: Sequence[TrialResult], sample_count: int | None, max_bad_ratio: float) -> None:
+    """End the probe where more samples are broken than allowed; one is always allowed unless the limit is 0.
+
+    Raises:
+        TooManyBadSamplesError: With the names of the first ten.
+    """
+    bad = list_bad_samples(trials)
+    allowed = 0 if sample_count is None else math.ceil(max_bad_ratio * sample_count)
+    if sample_count is None or len(bad) <= allowed:
+        return
+    listed = "; ".join(f"{each.name}: {each.reason}" for each in bad[:BAD_SAMPLES_SHOWN])
+    raise TooManyBadSamplesError(
+        f"{len(bad)} of {sample_count} samples are broken, {allowed} are allowed: {listed}",
+        "repair or remove them, or allow more with --max-bad 5%",
+    )

@@ -1,0 +1,1 @@
+"""Which samples are there? Runs in the parent process: it lists names, decodes nothing and imports no torch."""

@@ -1,0 +1,215 @@
+"""What does a trial process do with its task? It builds, measures and tells; it decides nothing about the probe.
+
+Imported once by the zygote; `run` is called in each fork. Events go out on a pipe of their own, so that whatever the
+user's code prints harms nothing.
+"""
+
+import os
+import select
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+# Imported here so that the zygote has them before it forks: they are what takes seconds.
+import torch
+from torch.utils.data import DataLoader
+
+from loadtune.dataset.index import PairIndex
+from loadtune.engine.failures import classify_exception
+from loadtune.measure.accelerator import Accelerator, count_bytes, count_samples, count_tensors
+from loadtune.measure.leg import build_leg, open_source, read_payload, take_one_batch
+from loadtune.measure.loader import shuffled
+from loadtune.measure.loop import measure, run_side
+from loadtune.records.measurement import BadSample
+from loadtune.records.messages import (
+    CacheRead,
+    CacheTask,
+    CudaInfo,
+    DeviceInUse,
+    Event,
+    Inspected,
+    InspectTask,
+    Measured,
+    Phase,
+    SideTask,
+    Task,
+    TrialTask,
+)
+from loadtune.records.settings import Settings
+from loadtune.workload.segmentation import SegmentationDataset, survey
+from loadtune.workload.target import DataSource
+
+PARENT_LIMIT_S = 5.0
+"""Longest wait for the parent to read the workers' memory; past it the trial goes on without that reading."""
+FAILED_EXIT_CODE = 3
+"""The trial said what went wrong before it ended."""
+READ_CHUNK_BYTES = 1 << 20
+
+CudaLook = tuple[CudaInfo | None, str | None]
+
+
+def run(task: Task, events_fd: int, control_fd: int) -> int:
+    """Do the task and return the exit code; every exception becomes an event."""
+    started_s = time.monotonic()
+    accelerators: list[Accelerator] = []
+
+    def tell(event: Event) -> None:
+        content = msgspec.json.encode(event) + b"\n"
+        while content:
+            content = content[os.write(events_fd, content) :]
+
+    def note_accelerator(accelerator: Accelerator) -> None:
+        accelerators.append(accelerator)
+        tell(DeviceInUse(uuid=accelerator.uuid))
+
+    try:
+        _do(task, tell, note_accelerator, control_fd, started_s)
+    except BrokenPipeError:
+        return FAILED_EXIT_CODE
+    except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is data, never our traceback
+        traceback.print_exc()
+        is_device_memory = any(accelerator.is_out_of_memory(error) for accelerator in accelerators)
+        tell(classify_exception(error, is_device_memory=is_device_memory))
+        return FAILED_EXIT_CODE
+    return 0
+
+
+def _do(
+    task: Task,
+    tell: Callable[[Event], None],
+    note_accelerator: Callable[[Accelerator], None],
+    control_fd: int,
+    started_s: float,
+) -> None:
+    if isinstance(task, InspectTask):
+        tell(_inspect(task))
+        return
+    if isinstance(task, CacheTask):
+        tell(_read_files(task))
+        return
+    if task.spec.cache == "cold" and task.sources.index_path is not None:
+        forget_files(task.sources.index_path)
+    leg = build_leg(task.spec, task.sources, note_accelerator)
+    tell(Phase(name="built", at_s=time.monotonic()))
+    if isinstance(task, SideTask):
+        run_side(leg, tell)
+    elif isinstance(task, TrialTask):
+        process_s = max(0.0, started_s - task.requested_s)
+        tell(Measured(measurement=measure(leg, tell, process_s, lambda: _wait_for_parent(control_fd))))
+
+
+def _wait_for_parent(control_fd: int) -> None:
+    readable, _, _ = select.select([control_fd], [], [], PARENT_LIMIT_S)
+    if readable:
+        os.read(control_fd, 1)
+
+
+def _inspect(task: InspectTask) -> Inspected:
+    """Survey the pairs, or describe what the user handed over; and look at CUDA if asked to."""
+    payload = read_payload(task.sources)
+    source = open_source(task.workload, task.sources, payload)
+    cuda, cuda_reason = _look_at_cuda(task.cuda_index)
+    if isinstance(source.dataset, SegmentationDataset) and task.sources.index_path is not None:
+        found = survey(PairIndex.open(task.sources.index_path))
+        return Inspected(
+            sample_count=source.sample_count,
+            class_count=found.class_count,
+            is_binary_mask=found.is_binary_mask,
+            mean_pair_bytes=found.mean_pair_bytes,
+            width_px=found.width_px,
+            height_px=found.height_px,
+            unreadable=tuple(BadSample(name=name, reason=reason) for name, reason in found.unreadable),
+            readable_count=found.readable_count,
+            cuda=cuda,
+            cuda_reason=cuda_reason,
+        )
+    return _describe(source, task.batch_size, cuda, cuda_reason)
+
+
+def _describe(source: DataSource, batch_size: int, cuda: CudaInfo | None, cuda_reason: str | None) -> Inspected:
+    """Say what the user's own data are, from one batch of them."""
+    loader: DataLoader[object] | None = source.loader
+    asked_for = (loader.batch_size if loader is not None else None) or batch_size
+    batch = take_one_batch(source, Settings(num_workers=0, batch_size=asked_for), 0)
+    samples = count_samples(batch, asked_for)
+    is_fixed = any(axis.startswith("batch_size") for axis in source.fixed_axes)
+    return Inspected(
+        sample_count=source.sample_count,
+        sample_bytes=count_bytes(batch) // max(1, samples),
+        tensors_per_batch=max(1, count_tensors(batch)),
+        fixed_axes=source.fixed_axes,
+        fixed_batch_size=samples if is_fixed else None,
+        loader_batch_size=None if loader is None else loader.batch_size,
+        loader_num_workers=None if loader is None else loader.num_workers,
+        is_iterable=source.is_iterable,
+        cuda=cuda,
+        cuda_reason=cuda_reason,
+    )
+
+
+def _look_at_cuda(index: int | None) -> CudaLook:
+    """Return what torch says of a CUDA device, or why there is none. It opens a context, so it is done in a fork."""
+    if index is None:
+        return None, "not asked for"
+    if not torch.cuda.is_available():
+        return None, "torch finds no CUDA device"
+    if index >= torch.cuda.device_count():
+        return None, f"torch finds {torch.cuda.device_count()} CUDA devices"
+    properties = torch.cuda.get_device_properties(index)
+    info = CudaInfo(
+        index=index,
+        name=properties.name,
+        uuid=f"GPU-{properties.uuid}",
+        memory_bytes=int(properties.total_memory),
+        has_bf16=bool(torch.cuda.is_bf16_supported(including_emulation=False)),
+    )
+    return info, None
+
+
+def _read_files(task: CacheTask) -> CacheRead:
+    """Read the pairs' files in trial order until all are read or time is up."""
+    index = PairIndex.open(task.sources.index_path or "")
+    began_s, read_bytes, samples = time.monotonic(), 0, 0
+    for number in shuffled(len(index), task.order_seed):
+        if time.monotonic() - began_s > task.limit_s:
+            break
+        for path in index.pair(int(number)):
+            read_bytes += _read_through(path)
+        samples += 1
+    return CacheRead(
+        samples=samples,
+        is_complete=samples == len(index),
+        read_bytes=read_bytes,
+        seconds=time.monotonic() - began_s,
+    )
+
+
+def _read_through(path: str) -> int:
+    """Read a regular file and drop its content; 0 where it cannot be read, which its trial will say."""
+    total = 0
+    try:
+        if Path(path).is_file():
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - unbuffered: the bytes are not wanted
+                while chunk := file.read(READ_CHUNK_BYTES):
+                    total += len(chunk)
+    except OSError:
+        return 0
+    return total
+
+
+def forget_files(index_path: str) -> None:
+    """Ask the kernel to drop the files' clean pages, so that a cold trial reads from storage."""
+    index = PairIndex.open(index_path)
+    for number in range(len(index)):
+        for path in index.pair(number):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            except OSError:
+                continue
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)

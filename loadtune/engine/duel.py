@@ -1,0 +1,314 @@
+"""Which of two settings is faster, and how surely? Both are started afresh and run by turns, slice by slice.
+
+While one side's process group runs, the other is stopped (SIGSTOP), so that drift of the machine meets both alike.
+Where two sides do not fit into memory together, fresh runs alternate instead (ABBA).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from signal import SIGCONT, SIGSTOP
+from typing import Literal
+
+from loadtune.advice.budget import DuelPlan
+from loadtune.advice.search import Leg
+from loadtune.engine.failures import Ended, explain, explain_exit
+from loadtune.engine.launcher import Launcher, TrialProcess
+from loadtune.engine.runner import POLL_S, Runner, used_memory_bytes
+from loadtune.engine.slices import Share, Slice, share_out
+from loadtune.monitor.nvml import Nvml
+from loadtune.monitor.sampler import Sampler
+from loadtune.records.measurement import Cause, Duel, Failure, SlicePair, TrialState
+from loadtune.records.messages import Failed, Phase, SideTask, Sources, StepsDone
+from loadtune.records.resources import ResourceTrace
+from loadtune.records.settings import TrialSpec
+
+HEAD_S = 0.3
+"""Dropped at the start of each slice: the frozen group's full queue, and what storage delivered meanwhile, drain."""
+HEAD_SHARE_MAX = 0.4
+"""Of a slice at most; a short slice with the whole head dropped would hold nothing."""
+LAST_STEP_LIMIT_S = 3.0
+"""How long a side may run on after its last slice, so that the step which that slice cut is seen to end."""
+FLAG_FOREIGN_RATIO = 0.1
+"""Share of the usable cores from which a pair is flagged as disturbed by others; it still counts."""
+
+Report = Callable[[int, int], None]
+"""Told after each pair: pairs done, pairs planned."""
+
+
+@dataclass(slots=True)
+class _Side:
+    """One live process group and what it did."""
+
+    process: TrialProcess
+    finished_s: list[float] = field(default_factory=list)
+    samples: list[int] = field(default_factory=list)
+    slices: list[Slice] = field(default_factory=list)
+    is_running: bool = False
+    failed: Failed | None = None
+
+    def hear(self) -> None:
+        while self.process.inbox:
+            event = self.process.inbox.popleft()
+            if isinstance(event, StepsDone):
+                self.finished_s += event.finished_s
+                self.samples += event.samples
+            elif isinstance(event, Phase) and event.name == "running":
+                self.is_running = True
+            elif isinstance(event, Failed):
+                self.failed = event
+
+
+class _SideLostError(Exception):
+    """A side ended by itself. Its only argument is the Failure."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Arena:
+    """Where duels are held: everything but who fights and for how long."""
+
+    launcher: Launcher
+    nvml: Nvml
+    sources: Sources
+    memory_end_bytes: int
+    usable_cores: float
+
+
+def hold_duel(
+    arena: Arena, baseline: TrialSpec, contender: TrialSpec, plan: DuelPlan, deadline_s: float, report: Report
+) -> Duel:
+    """Run both sides by turns and return the slice pairs; what was measured before a failure is kept.
+
+    Args:
+        arena: Processes, readings and limits.
+        baseline: The side that ratios are over.
+        contender: The other side.
+        plan: Pairs, slices and restarts.
+        deadline_s: time.monotonic() at which no further pair begins.
+        report: Told of progress.
+    """
+    began_s = time.monotonic()
+    head_s = min(HEAD_S, HEAD_SHARE_MAX * plan.slice_s)
+    pairs: list[SlicePair] = []
+    failure: Failure | None = None
+    notes: list[str] = []
+    for restart in range(plan.restarts):
+        share = [pair * plan.restarts // plan.pairs for pair in range(plan.pairs)].count(restart)
+        try:
+            pairs += _run_restart(arena, (baseline, contender), plan, restart, share, head_s, deadline_s)
+        except _SideLostError as error:
+            failure = error.args[0]
+            break
+        report(len(pairs), plan.pairs)
+        if time.monotonic() > deadline_s and restart + 1 < plan.restarts:
+            notes.append(f"Time was up after {restart + 1} of {plan.restarts} starts.")
+            break
+    return Duel(
+        baseline=baseline.settings,
+        contender=contender.settings,
+        method="frozen",
+        pairs=tuple(pairs),
+        slice_s=plan.slice_s,
+        head_s=head_s,
+        seconds_spent=time.monotonic() - began_s,
+        notes=tuple(notes),
+        failure=failure if len(pairs) < plan.pairs // 2 else None,
+    )
+
+
+def _run_restart(
+    arena: Arena,
+    specs: tuple[TrialSpec, TrialSpec],
+    plan: DuelPlan,
+    restart: int,
+    count: int,
+    head_s: float,
+    deadline_s: float,
+) -> list[SlicePair]:
+    """Start both sides, alternate `count` pairs of slices, end both."""
+    sides: list[_Side] = []
+    sampler: Sampler | None = None
+    firsts: list[bool] = []
+    try:
+        for spec in specs:
+            sides.append(_start_side(arena, spec, deadline_s))
+        sampler = Sampler([side.process.pid for side in sides], arena.nvml)
+        sampler.start()
+        for number in range(count):
+            if firsts and time.monotonic() + 2 * plan.slice_s > deadline_s:
+                break
+            firsts.append((number + restart) % 2 == 0)  # A B, B A: what drifts evenly meets both alike
+            for side in sides if firsts[-1] else reversed(sides):
+                _run_slice(arena, side, plan.slice_s, sampler)
+        for side in sides:
+            _finish_last_step(arena, side)
+    finally:
+        trace = sampler.stop() if sampler is not None else None
+        for side in sides:
+            side.process.signal_group(SIGCONT)
+            arena.launcher.release(side.process)
+    return _pair_up(sides, firsts, restart, head_s, trace, arena.usable_cores)
+
+
+def _start_side(arena: Arena, spec: TrialSpec, deadline_s: float) -> _Side:
+    """Start a side, wait until its loader is warm, and stop it."""
+    side = _Side(arena.launcher.start(SideTask(spec=spec, sources=arena.sources)))
+    limit_s = max(deadline_s, time.monotonic() + spec.measure.cap_s)
+    try:
+        while not side.is_running:
+            _listen(arena, side)
+            if time.monotonic() > limit_s:
+                raise _SideLostError(_late(side))
+    except BaseException:
+        arena.launcher.release(side.process)
+        raise
+    side.process.signal_group(SIGSTOP)
+    return side
+
+
+def _late(side: _Side) -> Failure:
+    killed = Ended(exit=None, oom_kills=0)
+    return explain_exit(killed, side.process.log_tail())[1]
+
+
+def _run_slice(arena: Arena, side: _Side, slice_s: float, sampler: Sampler) -> None:
+    """Let a side run for one slice."""
+    side.process.signal_group(SIGCONT)
+    began_s = time.monotonic()
+    while (left_s := began_s + slice_s - time.monotonic()) > 0:
+        _listen(arena, side, min(POLL_S, left_s))
+        used = used_memory_bytes(sampler, arena.memory_end_bytes)
+        if used is not None:
+            raise _SideLostError(_out_of_memory(used))
+    side.process.signal_group(SIGSTOP)
+    side.slices.append(Slice(began_s, time.monotonic()))
+
+
+def _out_of_memory(used: int) -> Failure:
+    return Failure(cause=Cause.HOST_MEMORY, message=f"both sides together reached {used / 2**30:.1f} GiB")
+
+
+def _finish_last_step(arena: Arena, side: _Side) -> None:
+    """Let a side run until the step that its last slice cut has ended."""
+    known = len(side.finished_s)
+    side.process.signal_group(SIGCONT)
+    until_s = time.monotonic() + LAST_STEP_LIMIT_S
+    while len(side.finished_s) <= known and time.monotonic() < until_s:
+        _listen(arena, side)
+    side.process.signal_group(SIGSTOP)
+
+
+def _listen(arena: Arena, side: _Side, timeout_s: float = POLL_S) -> None:
+    """Take in what is said.
+
+    Raises:
+        _SideLostError: This side failed or ended.
+    """
+    arena.launcher.poll(timeout_s)
+    side.hear()
+    if side.failed is not None or side.process.exit is not None:
+        ended = Ended(side.process.exit, oom_kills=0)
+        tail = side.process.log_tail()
+        state_and_failure: tuple[TrialState, Failure] = (
+            explain_exit(ended, tail) if side.failed is None else explain(side.failed, ended, tail)
+        )
+        raise _SideLostError(state_and_failure[1])
+
+
+def _pair_up(
+    sides: Sequence[_Side],
+    firsts: Sequence[bool],
+    restart: int,
+    head_s: float,
+    trace: ResourceTrace | None,
+    usable_cores: float,
+) -> list[SlicePair]:
+    """Return the pairs whose both slices hold something to count."""
+    shares = [share_out(side.finished_s, side.samples, side.slices, head_s) for side in sides]
+    pairs = []
+    for place, baseline_first in enumerate(firsts):
+        ours: tuple[Share | None, ...] = tuple(share[place] if place < len(share) else None for share in shares)
+        if ours[0] is None or ours[1] is None:
+            continue
+        foreign = _foreign_cores(trace, [side.slices[place] for side in sides])
+        is_disturbed = foreign is not None and foreign > FLAG_FOREIGN_RATIO * usable_cores
+        pairs.append(
+            SlicePair(
+                baseline_samples=ours[0].samples,
+                baseline_s=ours[0].active_s,
+                contender_samples=ours[1].samples,
+                contender_s=ours[1].active_s,
+                baseline_first=baseline_first,
+                restart=restart,
+                foreign_cores=foreign,
+                flags=("foreign load",) if is_disturbed else (),
+            )
+        )
+    return pairs
+
+
+def _foreign_cores(trace: ResourceTrace | None, slices: Sequence[Slice]) -> float | None:
+    """Return the mean of what others used during these slices."""
+    if trace is None:
+        return None
+    zero_s = trace.started_monotonic_s
+    known = [
+        sample.foreign_cores
+        for sample in trace.host
+        if sample.foreign_cores is not None
+        and any(each.started_s <= zero_s + sample.at_s <= each.ended_s for each in slices)
+    ]
+    return sum(known) / len(known) if known else None
+
+
+def hold_abba(
+    runner: Runner, baseline: TrialSpec, contender: TrialSpec, pairs: int, deadline_s: float, report: Report
+) -> Duel:
+    """Alternate fresh runs, where two sides do not fit into memory together."""
+    began_s, made = time.monotonic(), list[SlicePair]()
+    failure: Failure | None = None
+    for number in range(pairs):
+        baseline_first = number % 2 == 0
+        rates: dict[Literal["baseline", "contender"], tuple[int, float]] = {}
+        order: list[tuple[Literal["baseline", "contender"], TrialSpec]] = [
+            ("baseline", baseline),
+            ("contender", contender),
+        ]
+        for name, spec in order if baseline_first else reversed(order):
+            result = runner.run(spec, Leg(settings=spec.settings, role="grid"), 1, deadline_s + spec.measure.cap_s)
+            if result.measurement is None:
+                failure = result.failure
+                break
+            windows = result.measurement.windows
+            rates[name] = sum(window.samples for window in windows), result.measurement.duration_s
+        if failure is not None:
+            break
+        made.append(
+            SlicePair(
+                baseline_samples=rates["baseline"][0],
+                baseline_s=rates["baseline"][1],
+                contender_samples=rates["contender"][0],
+                contender_s=rates["contender"][1],
+                baseline_first=baseline_first,
+                restart=number,
+            )
+        )
+        report(len(made), pairs)
+        if time.monotonic() > deadline_s:
+            break
+    return Duel(
+        baseline=baseline.settings,
+        contender=contender.settings,
+        method="abba",
+        pairs=tuple(made),
+        slice_s=baseline.measure.measure_s,
+        head_s=0.0,
+        seconds_spent=time.monotonic() - began_s,
+        notes=("Two sides did not fit into memory together, so fresh runs alternated (ABBA).",),
+        failure=failure,
+    )
+
+
+def fits_together(memory_bytes: Sequence[int | None], memory_end_bytes: int) -> bool:
+    """Say whether both sides can live at once; unknown sizes are taken to fit, since a duel watches its memory."""
+    return sum(each or 0 for each in memory_bytes) < memory_end_bytes

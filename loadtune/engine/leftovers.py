@@ -1,0 +1,89 @@
+"""What may a killed trial leave behind, and how is it removed? Processes of its group, and its shared memory."""
+
+import contextlib
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")
+TRACKER_GRACE_S = 1.0
+"""How long multiprocessing's resource tracker may take to unlink a dead group's semaphores. It ends by itself when
+its pipe closes; killed at once, it would leave /dev/shm/sem.mp-* behind."""
+
+_TORCH_FILE = re.compile(r"torch_(\d+)_.+")
+"""A tensor in shared memory: `torch_48151_2342_0`, its first number the process that made it."""
+
+
+def end_group(group: int, proc: Path = Path("/proc")) -> None:
+    """Kill a process group, its resource trackers last; returns at once where the group is gone."""
+    members = _members(group, proc)
+    trackers = {pid for pid in members if _is_tracker(pid, proc)}
+    if trackers:
+        deadline_s = time.monotonic() + TRACKER_GRACE_S
+        while time.monotonic() < deadline_s and (members := _members(group, proc)):
+            for pid in members - trackers:
+                _kill(pid)
+            time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def wait_for_end(group: int, limit_s: float, proc: Path = Path("/proc")) -> bool:
+    """Wait until no process of a group runs any more, and say whether that came true within the limit."""
+    deadline_s = time.monotonic() + limit_s
+    while _members(group, proc):
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def sweep_shared_memory(since_s: float, folder: Path = SHARED_MEMORY) -> int:
+    """Remove our tensors' files whose maker is dead and that are younger than `since_s`; return their bytes.
+
+    Args:
+        since_s: time.time() when the trial began; older files are somebody else's leftovers.
+        folder: Where shared memory lives.
+    """
+    freed = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            match = _TORCH_FILE.fullmatch(entry.name)
+            if match is None or _group_of(Path("/proc") / match[1]) is not None:
+                continue
+            with contextlib.suppress(OSError):
+                status = entry.stat(follow_symlinks=False)
+                if status.st_uid == os.getuid() and status.st_mtime >= since_s:
+                    Path(entry.path).unlink()
+                    freed += status.st_size
+    return freed
+
+
+def _members(group: int, proc: Path) -> set[int]:
+    """Return the processes of a group that still run."""
+    pids = [entry.name for entry in os.scandir(proc) if entry.name.isdigit()]
+    return {int(pid) for pid in pids if _group_of(proc / pid) == group}
+
+
+def _group_of(process: Path) -> int | None:
+    """Return a process's group; None where it is gone or waits to be reaped."""
+    try:
+        text = (process / "stat").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    # `48151 (a (strange) name) S 1 48151 ...`: state, parent and group follow the last parenthesis.
+    state, _, group = text.rpartition(")")[2].split()[:3]
+    return None if state in {"Z", "X"} else int(group)
+
+
+def _is_tracker(pid: int, proc: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return b"multiprocessing.resource_tracker" in (proc / str(pid) / "cmdline").read_bytes()
+    return False
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,135 @@
+"""What does one leg consist of? The data, device, training step and loader that a TrialSpec asks for, built."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+import torch
+from torch.utils.data import DataLoader
+
+from loadtune.dataset.index import PairIndex
+from loadtune.measure.accelerator import Accelerator
+from loadtune.measure.cpu import CpuAccelerator
+from loadtune.measure.cuda import CudaAccelerator
+from loadtune.measure.loader import build_loader
+from loadtune.measure.replay import ReplayAccelerator
+from loadtune.records.messages import Sources
+from loadtune.records.settings import Settings, TrialSpec, WorkloadSpec
+from loadtune.workload.segmentation import SegmentationDataset
+from loadtune.workload.target import DataSource, describe_dataset, resolve_dataset
+from loadtune.workload.training import build_step, synthetic_batch
+
+
+@dataclass(slots=True)
+class Leg:
+    """Everything that the loop needs, ready to start; the loader's workers are not started yet."""
+
+    spec: TrialSpec
+    accelerator: Accelerator
+    resident: Callable[[], Any]
+    """Makes the batch that device warm-up and the resident feed train on, already uploaded."""
+    loader: DataLoader[Any] | None
+    build_s: float
+
+
+class Payload(dict[str, Any]):
+    """Objects handed over by value: "dataset" (or a DataLoader), "model", "train_step", each if given."""
+
+
+def read_payload(sources: Sources) -> Payload:
+    """Return the caller's objects. They come from the process that started this one, never from a file."""
+    if sources.payload_path is None:
+        return Payload()
+    with open(sources.payload_path, "rb") as file:  # noqa: PTH123 - a descriptor of the parent's, not a path
+        return Payload(cloudpickle.load(file))
+
+
+def open_source(workload: WorkloadSpec, sources: Sources, payload: Payload) -> DataSource:
+    """Return the data: handed over, named by the user, or the listed pairs.
+
+    Raises:
+        TargetError: The user's data set cannot be loaded, or is none.
+    """
+    if "dataset" in payload:
+        return describe_dataset(payload["dataset"], "you handed over")
+    if workload.dataset_target is not None:
+        return resolve_dataset(workload.dataset_target, workload)
+    if sources.index_path is None:
+        raise ValueError("a workload has a data set target, an index, or a payload")
+    dataset = SegmentationDataset(PairIndex.open(sources.index_path), workload)
+    return DataSource(dataset, None, is_iterable=False, sample_count=len(dataset), fixed_axes=())
+
+
+def build_leg(spec: TrialSpec, sources: Sources, started: Callable[[Accelerator], None]) -> Leg:
+    """Build data, device, step and loader.
+
+    Args:
+        spec: The trial.
+        sources: Where data and objects are.
+        started: Told of the accelerator as soon as there is one, before anything can run out of its memory.
+
+    Raises:
+        TargetError: What the user handed over cannot be used.
+    """
+    began_s = time.monotonic()
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    torch.manual_seed(spec.order_seed)
+    payload = read_payload(sources)
+    steps: list[Callable[[Any], None]] = []
+    accelerator = open_accelerator(spec, lambda batch: steps[0](batch))
+    started(accelerator)
+    if spec.consume == "device" and spec.device.kind != "replay":
+        device = torch.device("cuda", spec.device.index or 0) if spec.device.kind == "cuda" else torch.device("cpu")
+        steps.append(build_step(spec.workload, device, spec.settings.accumulation_steps, **_own(payload)))
+    source: DataSource | None = None
+    loader = None
+    if spec.feed != "resident":
+        source = open_source(spec.workload, sources, payload)
+        loader = build_loader(source, spec.settings, spec.order_seed, spec.first_sample)
+    return Leg(
+        spec=spec,
+        accelerator=accelerator,
+        resident=lambda: accelerator.upload(_resident_batch(spec, sources, payload, source)),
+        loader=loader,
+        build_s=time.monotonic() - began_s,
+    )
+
+
+def open_accelerator(spec: TrialSpec, train_step: Callable[[Any], None]) -> Accelerator:
+    """Return the device that a spec names; where nothing consumes the batches, a CPU that does nothing."""
+    if spec.consume == "nothing":
+        return CpuAccelerator(_do_nothing)
+    if spec.device.kind == "cuda":
+        return CudaAccelerator(train_step, spec.device.index or 0)
+    if spec.device.kind == "replay":
+        if spec.device.profile is None:
+            raise ValueError("replay needs a profile")
+        return ReplayAccelerator(spec.device.profile, spec.settings.batch_size, spec.order_seed)
+    return CpuAccelerator(train_step)
+
+
+def take_one_batch(source: DataSource, settings: Settings, order_seed: int) -> Any:
+    """Return the first batch of this data, made in this process."""
+    plain = Settings(num_workers=0, batch_size=settings.batch_size)
+    return next(iter(build_loader(source, plain, order_seed))).batch
+
+
+def _resident_batch(spec: TrialSpec, sources: Sources, payload: Payload, source: DataSource | None) -> Any:
+    """Noise for the built-in data, else a batch of the user's own; nothing where nothing is trained."""
+    if spec.device.kind == "replay" or spec.consume == "nothing":
+        return None
+    if spec.workload.dataset_target is None and "dataset" not in payload:
+        return synthetic_batch(spec.workload, spec.settings.batch_size)
+    source = source or open_source(spec.workload, sources, payload)
+    return take_one_batch(source, spec.settings, spec.order_seed)
+
+
+def _own(payload: Payload) -> dict[str, Any]:
+    return {name: payload[name] for name in ("model", "train_step") if name in payload}
+
+
+def _do_nothing(batch: Any) -> None:
+    """Consume a batch."""

@@ -1,0 +1,206 @@
+"""Which DataLoader is measured? The one asked for, with the user's own parts, and a stamp in every batch.
+
+The stamp is made where the batch is made, at the end of collate_fn, so that what a worker did, and how many batches
+lay ready at any moment, is known without touching DataLoader's private fields.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler, default_collate, get_worker_info
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from loadtune.errors import TargetError
+from loadtune.lifeline import end_with_parent
+from loadtune.records.settings import Settings
+from loadtune.workload.segmentation import Faults
+from loadtune.workload.target import DataSource
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What the maker of a batch knew when it was done."""
+
+    worker: int | None
+    """Number of the worker; None: the main process."""
+    finished_s: float
+    """time.monotonic(), which all processes of a machine share."""
+    wall_s: float | None
+    """Elapsed since this worker's batch before, time without work to do included; None for its first."""
+    cpu_s: float | None
+    """CPU seconds of this worker since its batch before, all its threads; None for its first."""
+    faults: Faults
+
+
+class StampedBatch:
+    """A batch and its stamp, one object on the way from worker to loop."""
+
+    def __init__(self, batch: Any, stamp: Stamp) -> None:
+        self.batch = batch
+        self.stamp = stamp
+
+    def pin_memory(self) -> "StampedBatch":
+        """Pin the batch as DataLoader would have; it asks any object with this method to do so itself."""
+        return StampedBatch(pin_memory(self.batch), self.stamp)
+
+
+class StampingCollate:
+    """Calls the loader's own collate_fn, then stamps. Each worker has a copy of its own.
+
+    Args:
+        collate: The function that would have been called.
+        dataset: Asked for what went wrong, if it can say (`take_faults`).
+    """
+
+    def __init__(self, collate: Callable[[Any], Any], dataset: Any) -> None:
+        self._collate = collate
+        self._take_faults: Callable[[], Faults] = getattr(dataset, "take_faults", Faults)
+        self._last: tuple[float, float] | None = None
+
+    def __call__(self, samples: Any) -> StampedBatch:
+        """Return the collated batch with its stamp."""
+        batch = self._collate(samples)
+        info = get_worker_info()
+        now = time.monotonic(), time.process_time()
+        wall_s, cpu_s = (None, None) if self._last is None else (now[0] - self._last[0], now[1] - self._last[1])
+        self._last = now
+        worker = None if info is None else info.id
+        return StampedBatch(batch, Stamp(worker, now[0], wall_s, cpu_s, self._take_faults()))
+
+
+class WorkerInit:
+    """Ties a worker's life to its trial, then does what the user's worker_init_fn does."""
+
+    def __init__(self, own: Callable[[int], None] | None) -> None:
+        self._own = own
+
+    def __call__(self, worker: int) -> None:
+        """Initialise worker number `worker`."""
+        end_with_parent()
+        if self._own is not None:
+            self._own(worker)
+
+
+class EndlessOrder(Sampler[int]):
+    """The same shuffled order in every trial, one epoch after the other without an end.
+
+    Args:
+        length: Samples in an epoch.
+        seed: Of the shuffle; epochs differ.
+        first: Position to start from; it may lie beyond the first epoch.
+    """
+
+    def __init__(self, length: int, seed: int, first: int = 0) -> None:
+        self._length = length
+        self._seed = seed
+        self._first = first
+
+    def __iter__(self) -> Iterator[int]:
+        epoch, skip = divmod(self._first, self._length)
+        while True:
+            for number in shuffled(self._length, self._seed, epoch)[skip:]:
+                yield int(number)
+            epoch, skip = epoch + 1, 0
+
+
+def shuffled(length: int, seed: int, epoch: int = 0) -> Any:
+    """Return the numbers below `length` in the order of this epoch, as an array of int64."""
+    return torch.randperm(length, generator=torch.Generator().manual_seed(seed + epoch)).numpy()
+
+
+class Endless(Sampler[Any]):
+    """A user's own sampler or batch_sampler, begun again whenever it ends."""
+
+    def __init__(self, own: Any) -> None:
+        self._own = own
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            is_empty = True
+            for item in self._own:
+                is_empty = False
+                yield item
+            if is_empty:
+                raise TargetError(
+                    f"your {type(self._own).__qualname__} yields no samples", "give a sampler with at least one batch"
+                )
+
+
+def build_loader(source: DataSource, settings: Settings, order_seed: int, first_sample: int = 0) -> DataLoader[Any]:
+    """Return the DataLoader of these settings over this data, without an epoch's end where that can be had."""
+    given = source.loader
+    collate = default_collate if given is None else given.collate_fn
+    kwargs = settings.dataloader_kwargs()
+    if given is not None:
+        kwargs |= {
+            "generator": given.generator,
+            "timeout": given.timeout if settings.num_workers else 0,
+            "multiprocessing_context": given.multiprocessing_context if settings.num_workers else None,
+        }
+    has_own_batches = given is not None and given.batch_sampler is not None and given.batch_size is None
+    if has_own_batches and given is not None:
+        kwargs.pop("batch_size")
+        kwargs["batch_sampler"] = Endless(given.batch_sampler)
+    elif given is not None and given.batch_size is None:
+        kwargs["batch_size"] = None
+    else:
+        kwargs["drop_last"] = True  # a short last batch is another setting
+    if not source.is_iterable and not has_own_batches:
+        is_own = any(axis.startswith("sample order") for axis in source.fixed_axes)
+        kwargs["sampler"] = (
+            Endless(given.sampler)
+            if given is not None and is_own
+            else EndlessOrder(source.sample_count or 1, order_seed, first_sample)
+        )
+    return DataLoader(
+        source.dataset,
+        collate_fn=StampingCollate(collate, source.dataset),
+        worker_init_fn=WorkerInit(None if given is None else given.worker_init_fn),
+        **kwargs,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A batch as the loop got it."""
+
+    batch: Any
+    stamp: Stamp | None
+    """None where the batch came from no loader."""
+    wait_s: float
+    """Host time blocked in next()."""
+    taken_s: float
+    """time.monotonic() when it was in hand."""
+
+
+class Batches:
+    """Takes batches from a loader, begins it again where the data set itself ends, and times each wait."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
+        self._iterator: Iterator[Any] | None = None
+        self.epochs_ended = 0
+
+    def take(self) -> Taken:
+        """Return the next batch.
+
+        Raises:
+            TargetError: The data set yields nothing at all.
+        """
+        asked_s = time.monotonic()
+        if self._iterator is None:
+            self._iterator = iter(self._loader)
+        item = next(self._iterator, None)
+        if item is None:
+            self.epochs_ended += 1
+            self._iterator = iter(self._loader)
+            item = next(self._iterator, None)
+        if item is None:
+            raise TargetError(
+                "the data set yields no batch", "its samples must fill one batch: try a smaller batch size"
+            )
+        taken_s = time.monotonic()
+        return Taken(item.batch, item.stamp, taken_s - asked_s, taken_s)

@@ -1,0 +1,247 @@
+"""How is a setting timed? Device first, then the loader, then windows until the rate is known or time is up.
+
+The protocol's reasons: a loader that runs while the device still warms up fills its prefetch queue and looks faster
+than it is; batches arrive in bursts of num_workers, so a window holds whole multiples of that; nothing is dropped,
+since a stall is real.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from loadtune.measure.accelerator import Step, Timeline, count_bytes, count_samples
+from loadtune.measure.leg import Leg
+from loadtune.measure.loader import Batches, Stamp, Taken
+from loadtune.measure.summary import Evidence, summarise
+from loadtune.records.measurement import Measurement, Window
+from loadtune.records.messages import Event, Phase, StepsDone
+
+Tell = Callable[[Event], None]
+
+WARM_STEPS = 10
+"""Device steps before the loader starts; allocator and autotuner settle within them (fewer on slow devices)."""
+WARM_STEPS_MIN = 2
+"""Where a step takes longer than the whole warm-up may: one step to allocate, one to see that it is quick now."""
+WARM_LIMIT_S = 3.0
+"""Longest device warm-up once WARM_STEPS_MIN are done. More would eat the leg on a CPU, whose steps take seconds."""
+SETTLED_RATIO = 0.05
+"""Warm when the last five step times lie within this of each other."""
+LOADER_BATCHES = 10
+"""Batches of loader warm-up at least, and two from each worker, and all that may lie ready at once."""
+BEAT_S = 0.25
+"""A sign of life at least this often while steps finish; silence beyond `silence_s` counts as a hang."""
+WARM_RUN_AHEAD = 2
+"""Steps queued ahead while warming up: with none, the idle between steps would hold the whole launch."""
+
+
+@dataclass(slots=True)
+class Run:
+    """A leg under way: what was taken, what finished, and since when."""
+
+    leg: Leg
+    tell: Tell
+    timeline: Timeline
+    next_batch: Callable[[], Taken]
+    steps: list[Step] = field(default_factory=list)
+    taken: list[tuple[Stamp | None, float]] = field(default_factory=list)
+    batch_bytes: int | None = None
+    told_s: float = 0.0
+    told_steps: int = 0
+
+    def advance(self, *, is_resident: bool = False) -> None:
+        """Take one batch, queue its step, and note the steps that finished meanwhile."""
+        item = self.next_batch()
+        self.taken.append((item.stamp, item.taken_s))
+        if self.batch_bytes is None and not is_resident:
+            self.batch_bytes = count_bytes(item.batch)
+        samples = count_samples(item.batch, self.leg.spec.settings.batch_size)
+        self.timeline.queue(item.batch, samples, item.wait_s, is_resident=is_resident)
+        self.collect(self.timeline.finished())
+
+    def collect(self, finished: Iterator[Step]) -> None:
+        """Note finished steps, and say so now and then."""
+        self.steps.extend(finished)
+        now_s = time.monotonic()
+        if now_s - self.told_s >= BEAT_S and len(self.steps) > self.told_steps:
+            self.tell_steps(now_s)
+
+    def tell_steps(self, now_s: float) -> None:
+        """Tell of the steps not yet told of."""
+        fresh = self.steps[self.told_steps :]
+        self.tell(StepsDone(finished_s=tuple(s.finished_s for s in fresh), samples=tuple(s.samples for s in fresh)))
+        self.told_s, self.told_steps = now_s, len(self.steps)
+
+
+def measure(leg: Leg, tell: Tell, process_s: float, wait_for_parent: Callable[[], None]) -> Measurement:
+    """Run a leg to its result.
+
+    Args:
+        leg: What to run.
+        tell: Takes events.
+        process_s: Seconds from the request to this process running.
+        wait_for_parent: Returns when the parent has read what it must read while the workers still live.
+    """
+    began_s = time.monotonic()
+    idle_reference_s = warm_device_up(leg, tell)
+    loader_began_s = time.monotonic()
+    run = start(leg, tell)
+    first_batch_s = time.monotonic() - loader_began_s
+    tell(Phase(name="first_batch", at_s=time.monotonic()))
+    warm_loader_up(run)
+    tell(Phase(name="measuring", at_s=time.monotonic()))
+    first_step = max(1, len(run.steps)) - 1
+    cpu_began_s = time.process_time()
+    windows, notes = _measure_windows(run, first_step, loader_began_s + leg.spec.measure.cap_s)
+    cpu_s = time.process_time() - cpu_began_s
+    run.tell_steps(time.monotonic())
+    tell(Phase(name="measured", at_s=time.monotonic()))
+    wait_for_parent()
+    run.collect(run.timeline.drain())
+    evidence = Evidence(
+        run_steps=run.steps,
+        windows=windows,
+        taken=[*run.taken, *_peek(run, run.steps[-1].finished_s)],
+        idle_reference_s=idle_reference_s,
+        first_step=first_step,
+        batch_bytes=run.batch_bytes,
+        main_cpu_s=cpu_s,
+        process_s=process_s,
+        device_warm_up_s=loader_began_s - began_s,
+        first_batch_s=first_batch_s,
+        loader_began_s=loader_began_s,
+        notes=notes,
+    )
+    return summarise(leg, evidence)
+
+
+def warm_device_up(leg: Leg, tell: Tell) -> float:
+    """Train on a resident batch until steps take the same time; return the idle between them, in seconds.
+
+    A replayed device needs none, and where nothing consumes there is nothing to warm.
+    """
+    if leg.spec.consume == "nothing" or leg.spec.device.kind == "replay":
+        return 0.0
+    batch = leg.resident()
+    samples = count_samples(batch, leg.spec.settings.batch_size)
+    began_s, steps, timeline = time.monotonic(), list[Step](), Timeline(leg.accelerator)
+    while not _is_warm(steps, time.monotonic() - began_s):
+        timeline.queue(batch, samples, 0.0, is_resident=True)
+        steps.extend(timeline.drain(WARM_RUN_AHEAD))
+        tell(StepsDone(finished_s=(), samples=()))
+    steps.extend(timeline.drain())
+    tell(Phase(name="device_warm", at_s=time.monotonic()))
+    return median(step.idle_s for step in steps[1:])
+
+
+def _is_warm(steps: list[Step], elapsed_s: float) -> bool:
+    if len(steps) < WARM_STEPS_MIN:
+        return False
+    if elapsed_s > WARM_LIMIT_S:
+        return True
+    last = [step.copy_s + step.compute_s for step in steps[-5:]]
+    return len(steps) >= WARM_STEPS and max(last) - min(last) <= SETTLED_RATIO * median(last)
+
+
+def start(leg: Leg, tell: Tell) -> Run:
+    """Start the feed that the spec names, and queue its first batch."""
+    if leg.loader is None:
+        batch = leg.resident()
+        run = Run(leg, tell, Timeline(leg.accelerator), lambda: Taken(batch, None, 0.0, time.monotonic()))
+        run.advance(is_resident=True)
+        return run
+    batches = Batches(leg.loader)
+    run = Run(leg, tell, Timeline(leg.accelerator), batches.take)
+    run.advance()
+    if leg.spec.feed == "cached":
+        held = [batches.take().batch for _ in range(max(LOADER_BATCHES, 2 * leg.spec.settings.num_workers))]
+        turn = iter(_cycle(held))
+        run.next_batch = lambda: Taken(next(turn), None, 0.0, time.monotonic())
+    return run
+
+
+def _cycle(batches: list[Any]) -> Iterator[Any]:
+    while True:
+        yield from batches
+
+
+def warm_loader_up(run: Run) -> None:
+    """Take batches until each worker has delivered and the queue is as full or empty as it will stay."""
+    settings, is_resident = run.leg.spec.settings, run.leg.loader is None
+    target = 1 if is_resident else max(settings.batches_in_flight, 2 * settings.num_workers, LOADER_BATCHES)
+    until_s = time.monotonic() + run.leg.spec.measure.warm_up_s
+    while (len(run.taken) < target and time.monotonic() < until_s) or not run.steps:
+        run.advance(is_resident=is_resident)
+
+
+def _measure_windows(run: Run, first_step: int, cap_at_s: float) -> tuple[list[Window], list[str]]:
+    """Return the windows since `first_step` had finished; the last may be short where time ran out."""
+    options, is_resident = run.leg.spec.measure, run.leg.loader is None
+    burst = 1 if is_resident else max(1, run.leg.spec.settings.num_workers)
+    windows: list[Window] = []
+    begin, total_s = first_step, 0.0
+    until_s = time.monotonic() + options.measure_s
+    while total_s < options.measure_s or len(windows) < options.windows_min:
+        run.advance(is_resident=is_resident)
+        end = begin + (len(run.steps) - 1 - begin) // burst * burst
+        duration_s = run.steps[end].finished_s - run.steps[begin].finished_s
+        if end > begin and duration_s >= options.window_min_s:
+            windows.append(make_window(run.steps, begin, end))
+            begin, total_s = end, total_s + duration_s
+        now_s = time.monotonic()
+        if now_s > cap_at_s or (windows and now_s > until_s + options.measure_s):
+            return _cut_short(run, windows, begin)
+    return windows, []
+
+
+def _cut_short(run: Run, windows: list[Window], begin: int) -> tuple[list[Window], list[str]]:
+    """Take what there is: one short window where no whole one fitted."""
+    if windows:
+        return windows, []
+    while len(run.steps) < begin + 2:
+        run.advance(is_resident=run.leg.loader is None)
+    window = make_window(run.steps, begin, len(run.steps) - 1)
+    return [window], [f"Time was up after {window.batches} batches: less than one whole window, so the rate is rough."]
+
+
+def make_window(steps: list[Step], begin: int, end: int) -> Window:
+    """Return the window from the end of step `begin` to the end of step `end`."""
+    inside = steps[begin + 1 : end + 1]
+    return Window(
+        started_s=steps[begin].finished_s,
+        duration_s=steps[end].finished_s - steps[begin].finished_s,
+        batches=len(inside),
+        samples=sum(step.samples for step in inside),
+        data_wait_s=sum(step.data_wait_s for step in inside),
+        device_idle_s=sum(step.idle_s for step in inside),
+        copy_s=sum(step.copy_s for step in inside),
+        compute_s=sum(step.compute_s for step in inside),
+    )
+
+
+def _peek(run: Run, until_s: float) -> list[tuple[Stamp | None, float]]:
+    """Take what lay ready at `until_s`, untrained, so that the queue's length then is known."""
+    peeked: list[tuple[Stamp | None, float]] = []
+    settings = run.leg.spec.settings
+    if run.leg.loader is None or not settings.num_workers or run.leg.spec.feed != "loader":
+        return peeked
+    for _ in range(settings.batches_in_flight):
+        item = run.next_batch()
+        peeked.append((item.stamp, item.taken_s))
+        if item.stamp is None or item.stamp.finished_s > until_s:
+            break
+    return peeked
+
+
+def run_side(leg: Leg, tell: Tell) -> None:
+    """Train for ever, telling of every step: one side of a duel. It is ended from outside."""
+    warm_device_up(leg, tell)
+    run = start(leg, tell)
+    warm_loader_up(run)
+    run.tell_steps(time.monotonic())
+    tell(Phase(name="running", at_s=time.monotonic()))
+    while True:
+        run.advance(is_resident=leg.loader is None)
+        if len(run.steps) > run.told_steps:
+            run.tell_steps(time.monotonic())

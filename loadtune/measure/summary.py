@@ -1,0 +1,134 @@
+"""What did a leg show? Its steps, stamps and times as one Measurement; nothing is measured here."""
+
+from dataclasses import dataclass
+from statistics import fmean, median, stdev
+
+import msgspec
+
+from loadtune.measure.accelerator import Step, busy_spans, stall_ratio
+from loadtune.measure.leg import Leg
+from loadtune.measure.loader import Stamp
+from loadtune.records.measurement import BadSample, Measurement, Startup, Window, WorkerCost
+
+BAD_SAMPLES_LISTED = 100
+"""Broken samples named in one trial. The count of a data set full of them would fill the report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """All that the loop noted."""
+
+    run_steps: list[Step]
+    windows: list[Window]
+    taken: list[tuple[Stamp | None, float]]
+    """(stamp, time.monotonic() when it was taken) of every batch, those taken after the last window too."""
+    idle_reference_s: float
+    first_step: int
+    batch_bytes: int | None
+    main_cpu_s: float
+    process_s: float
+    device_warm_up_s: float
+    first_batch_s: float
+    loader_began_s: float
+    notes: list[str]
+
+
+def summarise(leg: Leg, evidence: Evidence) -> Measurement:
+    """Return the measurement."""
+    windows = _with_queues(evidence)
+    steps = _measured_steps(evidence)
+    trains = leg.spec.consume == "device"
+    durations_s = [step.compute_s for step in steps]
+    samples = sum(window.samples for window in windows)
+    return Measurement(
+        windows=tuple(
+            msgspec.structs.replace(window, started_s=window.started_s - evidence.loader_began_s) for window in windows
+        ),
+        startup=Startup(
+            process_s=evidence.process_s,
+            build_s=leg.build_s,
+            device_warm_up_s=evidence.device_warm_up_s,
+            first_batch_s=evidence.first_batch_s,
+            loader_warm_up_s=max(0.0, windows[0].started_s - evidence.loader_began_s - evidence.first_batch_s),
+        ),
+        epoch_boundary_s=_epoch_boundary_s(leg, evidence, windows),
+        idle_reference_s=evidence.idle_reference_s,
+        step_s=median(durations_s) if trains else None,
+        step_spread_s=stdev(durations_s) if trains and len(durations_s) > 1 else None,
+        copy_s=median(step.copy_s for step in steps) if trains else None,
+        stall_ratio=stall_ratio(steps, evidence.idle_reference_s) if trains else None,
+        worker=_worker_cost(leg, evidence, windows),
+        main_cpu_s_per_sample=evidence.main_cpu_s / samples if samples else None,
+        batch_bytes=evidence.batch_bytes,
+        device_memory_bytes=leg.accelerator.peak_memory_bytes() if trains else None,
+        samples_seen=sum(step.samples for step in evidence.run_steps),
+        bad_samples=_bad_samples(evidence),
+        ignored_label_ratio=_ignored_label_ratio(evidence),
+        busy_spans=busy_spans(steps) if trains and leg.spec.device.kind == "replay" else (),
+        device_uuid=leg.accelerator.uuid,
+        notes=tuple(evidence.notes),
+    )
+
+
+def count_ready(taken: list[tuple[Stamp | None, float]], at_s: float) -> int:
+    """Return the batches that were made but not yet taken at a moment."""
+    made = sum(stamp is not None and stamp.finished_s <= at_s < taken_s for stamp, taken_s in taken)
+    return max(0, made)
+
+
+def _with_queues(evidence: Evidence) -> list[Window]:
+    return [
+        msgspec.structs.replace(
+            window,
+            queue_before=count_ready(evidence.taken, window.started_s),
+            queue_after=count_ready(evidence.taken, window.started_s + window.duration_s),
+        )
+        for window in evidence.windows
+    ]
+
+
+def _measured_steps(evidence: Evidence) -> list[Step]:
+    """Return the steps of the windows, and the one that ended as the first window began."""
+    last_s = evidence.windows[-1].started_s + evidence.windows[-1].duration_s
+    return [step for step in evidence.run_steps[evidence.first_step :] if step.finished_s <= last_s]
+
+
+def _epoch_boundary_s(leg: Leg, evidence: Evidence, windows: list[Window]) -> float | None:
+    """Return what starting the iterator anew adds to the steady state.
+
+    None for persistent workers, whose refill was not measured, and where no loader of the user's runs.
+    """
+    settings = leg.spec.settings
+    if leg.spec.feed != "loader" or settings.persistent_workers:
+        return None
+    batch_s = sum(window.duration_s for window in windows) / sum(window.batches for window in windows)
+    return max(0.0, evidence.first_batch_s - batch_s)
+
+
+def _worker_cost(leg: Leg, evidence: Evidence, windows: list[Window]) -> WorkerCost | None:
+    """Return what a sample costs where it is made; None without workers."""
+    began_s, per_batch = windows[0].started_s, evidence.windows[0].samples / evidence.windows[0].batches
+    stamps = [stamp for stamp, _ in evidence.taken if stamp is not None and stamp.finished_s >= began_s]
+    cpu_s = [stamp.cpu_s for stamp in stamps if stamp.worker is not None and stamp.cpu_s is not None]
+    wall_s = [stamp.wall_s for stamp in stamps if stamp.worker is not None and stamp.wall_s is not None]
+    if not cpu_s or not per_batch:
+        return None
+    never_waits = leg.spec.consume == "nothing"
+    return WorkerCost(
+        cpu_s_per_sample=fmean(cpu_s) / per_batch,
+        wall_s_per_sample=fmean(wall_s) / per_batch if never_waits and wall_s else None,
+        sample_bytes=None if evidence.batch_bytes is None else round(evidence.batch_bytes / per_batch),
+    )
+
+
+def _bad_samples(evidence: Evidence) -> tuple[BadSample, ...]:
+    found = {
+        name: reason for stamp, _ in evidence.taken if stamp is not None for name, reason in stamp.faults.bad_samples
+    }
+    return tuple(BadSample(name=name, reason=found[name]) for name in sorted(found)[:BAD_SAMPLES_LISTED])
+
+
+def _ignored_label_ratio(evidence: Evidence) -> float | None:
+    faults = [stamp.faults for stamp, _ in evidence.taken if stamp is not None]
+    seen = sum(each.pixels_seen for each in faults)
+    return sum(each.pixels_ignored for each in faults) / seen if seen else None

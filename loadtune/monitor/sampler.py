@@ -1,0 +1,298 @@
+"""What did the machine do during this trial? One thread of the parent reads host and GPU on a fixed clock into a trace.
+
+It never raises into the program: a reading that fails is dropped, and the trace says why. It ends no trial; the runner
+reads `memory_bytes` and decides.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from loadtune.monitor import trace as tracing
+from loadtune.monitor.host import MachineReader, MachineReading, TreeReader, TreeReading
+from loadtune.monitor.nvml import UTILISATION, GpuReader, Nvml
+from loadtune.monitor.replayed import replayed_gpu_samples, with_replayed_gpu
+from loadtune.monitor.trace import HostPoint, HostSeries, Interval
+from loadtune.records.resources import GpuSample, GpuState, ResourceTrace, Unavailable
+
+__all__ = ["Sampler", "replayed_gpu_samples", "with_replayed_gpu"]
+
+INTERVAL_S = 0.1
+"""Time between host readings. CPU time is counted in ticks of 10 ms, so a shorter one shows steps, not load; a longer
+one sees a memory limit being crossed later."""
+
+GPU_INTERVAL_S = 1.0
+"""Time between GPU readings. The driver keeps about 16 s of utilisation, so nothing is missed; power is a 1 s mean."""
+
+STOP_TIMEOUT_S = 5.0
+"""How long `stop` waits for a reading in progress: a driver call on a dying GPU can hang for good."""
+
+EXPECTED_ERRORS = (OSError, ValueError, LookupError, ArithmeticError)
+"""What a kernel file that is gone, cut off or of another form can raise."""
+
+
+class Sampler:
+    """Watches the process trees of one trial or duel, and the GPU it uses.
+
+    All methods are called from the parent's own thread. `start` begins the watching, `stop` ends it and may be called
+    again; without `start` the trace holds the reading that `stop` takes.
+
+    Args:
+        root_pids: Main process of each watched trial; their descendants are found.
+        nvml: An open session; None: the GPU is not watched.
+        interval_s: Seconds between host readings.
+        trees: Readers of the trees, made from root_pids unless given.
+        machine: Reader of the machine, made unless given.
+        clock: Monotonic seconds, the trace's clock.
+
+    Raises:
+        ValueError: interval_s is not positive.
+    """
+
+    def __init__(
+        self,
+        root_pids: Sequence[int],
+        nvml: Nvml | None = None,
+        interval_s: float = INTERVAL_S,
+        *,
+        trees: Sequence[TreeReader] | None = None,
+        machine: MachineReader | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not interval_s > 0:
+            raise ValueError(f"interval_s must be positive, not {interval_s}")
+        self._interval_s, self._clock, self._nvml = interval_s, clock, nvml
+        self._trees = [TreeReader(pid) for pid in root_pids] if trees is None else list(trees)
+        self._machine = MachineReader() if machine is None else machine
+        self._dropped: dict[str, str] = {}
+        self._series = HostSeries()
+        self._started_s = clock()
+        self._memory_bytes: int | None = None
+        self._peak_bytes: int | None = None
+        self._pss_bytes: int | None = None
+        self._measuring: Interval | None = None
+        self._uuid: str | None = None
+        self._gpu: GpuReader | None = None
+        self._next_gpu_s = float("-inf")
+        self._gpu_samples: list[tuple[float, float]] = []
+        self._gpu_states: list[GpuState] = []
+        self._kills_before = self._machine.read_oom_kills()
+        self._cpu_s = 0.0
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._trace: ResourceTrace | None = None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Resident memory of the watched trees at the last reading; None before the first."""
+        return self._memory_bytes
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds that the watching itself has cost so far."""
+        return self._cpu_s
+
+    def start(self) -> None:
+        """Begin to read, in a thread of its own that does not keep the program alive."""
+        self._started_s = self._clock()
+        self._thread = threading.Thread(target=self._run, name="loadtune-sampler", daemon=True)
+        self._thread.start()
+
+    def use_gpu(self, uuid: str) -> None:
+        """Watch this GPU from the next reading on.
+
+        Args:
+            uuid: As the trial process names it: "GPU-...", "MIG-...", or a GPU's bare UUID.
+        """
+        self._uuid = uuid
+
+    def mark_measuring(self, start_monotonic_s: float, end_monotonic_s: float) -> None:
+        """Say between which times the trial measured: the means cover only these. The last call counts."""
+        self._measuring = (start_monotonic_s, end_monotonic_s)
+
+    def read_pss(self) -> int | None:
+        """Read the trees' proportional set size now and keep it for the trace: 15 ms of CPU a process."""
+        figures = [tree.read_pss_bytes() for tree in self._trees]
+        known = [figure for figure in figures if figure is not None]
+        self._pss_bytes = sum(known) if known and len(known) == len(figures) else None
+        reasons = [tree.pss_reason for tree in self._trees if tree.pss_reason is not None]
+        if self._pss_bytes is None:
+            self._dropped["pss_bytes"] = reasons[0] if reasons else "no process is watched"
+        else:
+            self._dropped.pop("pss_bytes", None)
+        return self._pss_bytes
+
+    def stop(self) -> ResourceTrace:
+        """Take a last reading, end the thread and return what was seen."""
+        if self._trace is None:
+            self._ending.set()
+            if self._thread is not None:
+                self._thread.join(STOP_TIMEOUT_S)
+            if self._thread is None or not self._thread.is_alive():
+                self._next_gpu_s = float("-inf")
+                self.tick()
+                for tree in self._trees:
+                    tree.close()
+            else:  # the files stay open, for the thread may still read them
+                self._dropped["gpu"] = f"a reading did not return within {STOP_TIMEOUT_S:g} s: the driver hangs"
+            self._trace = self._build()
+            self._machine.close()
+        return self._trace
+
+    def tick(self) -> None:
+        """Read once. Called by the thread, and by `stop`."""
+        now_s = self._clock()
+        readings = [reading for tree in self._trees if (reading := self._read_tree(tree)) is not None]
+        tree = tracing.sum_trees(readings) if len(readings) == len(self._trees) else None
+        if tree is not None:
+            self._memory_bytes = tree.memory_bytes
+            self._peak_bytes = max(self._peak_bytes or 0, tree.memory_bytes)
+        self._series.add(HostPoint(now_s, tree, self._read_machine()))
+        if self._uuid is not None and now_s >= self._next_gpu_s:
+            self._next_gpu_s = now_s + GPU_INTERVAL_S
+            self._read_gpu(self._uuid)
+
+    def _run(self) -> None:
+        due_s = self._clock()
+        while not self._ending.is_set():
+            self.tick()
+            self._cpu_s = time.thread_time()
+            # Readings keep to the clock; one that came too late is left out, not made up for.
+            due_s = max(due_s + self._interval_s, self._clock())
+            self._ending.wait(due_s - self._clock())
+
+    def _read_tree(self, tree: TreeReader) -> TreeReading | None:
+        try:
+            return tree.read()
+        except EXPECTED_ERRORS as error:
+            for name in ("mean_worker_cores", "mean_main_cores", "mean_foreign_cores", "peak_memory_bytes"):
+                self._dropped.setdefault(name, f"process {tree.root_pid}: {error}")
+            return None
+
+    def _read_machine(self) -> MachineReading | None:
+        if "machine" in self._dropped:
+            return None
+        try:
+            return self._machine.read()
+        except EXPECTED_ERRORS as error:
+            for name in ("machine", "mean_foreign_cores", "mean_steal_cores"):
+                self._dropped.setdefault(name, f"/proc/stat and its kin: {error}")
+            return None
+
+    def _read_gpu(self, uuid: str) -> None:
+        if self._gpu is None or not self._gpu.uuid.endswith(uuid):
+            self._gpu = None if self._nvml is None else self._nvml.device(uuid)
+        if self._gpu is None:
+            return
+        self._gpu_samples += self._gpu.drain_utilisation()
+        state = self._gpu.read_state()
+        readings = (state.memory_bytes, state.power_w, state.sm_clock_mhz, state.throttle_reasons)
+        if any(reading is not None for reading in readings):
+            self._gpu_states.append(
+                GpuState(
+                    at_s=self._clock() - self._started_s,
+                    memory_bytes=state.memory_bytes,
+                    power_w=state.power_w,
+                    sm_clock_mhz=state.sm_clock_mhz,
+                    throttle_reasons=state.throttle_reasons,
+                )
+            )
+
+    def _build(self) -> ResourceTrace:
+        points = self._series.points()
+        interval = tracing.clamp_interval(self._measuring, points)
+        missing = dict(self._dropped)
+        means: dict[str, float | None] = {}
+        for name, counter in (
+            ("mean_worker_cores", tracing.worker_s),
+            ("mean_main_cores", tracing.main_s),
+            ("mean_foreign_cores", tracing.foreign_s),
+            ("mean_steal_cores", tracing.steal_s),
+        ):
+            means[name] = None if interval is None else tracing.compute_mean_rate(points, counter, interval)
+        means["miss_ratio"], why = (
+            (None, tracing.NOTHING_IN_INTERVAL) if interval is None else tracing.compute_miss_ratio(points, interval)
+        )
+        if why is not None:
+            missing.setdefault("miss_ratio", self._io_reason() or why)
+        gpu = self._gpu_in_trace()
+        start_s, end_s = self._measuring or (self._started_s, float("inf"))
+        means["utilisation_mean_ratio"], means["jitter_ratio"] = tracing.summarise_utilisation(
+            gpu, start_s - self._started_s, end_s - self._started_s
+        )
+        kills = self._count_oom_kills()
+        figures = {**means, "peak_memory_bytes": self._peak_bytes, "pss_bytes": self._pss_bytes, "oom_kills": kills}
+        return ResourceTrace(
+            started_monotonic_s=self._started_s,
+            host=tracing.compute_host_samples(points, self._started_s),
+            gpu=tracing.thin(gpu, tracing.GPU_SAMPLES_MAX),
+            gpu_states=tracing.thin(self._gpu_states, tracing.POINTS_MAX),
+            peak_memory_bytes=self._peak_bytes,
+            pss_bytes=self._pss_bytes,
+            mean_worker_cores=means["mean_worker_cores"],
+            mean_main_cores=means["mean_main_cores"],
+            mean_foreign_cores=means["mean_foreign_cores"],
+            mean_steal_cores=means["mean_steal_cores"],
+            miss_ratio=means["miss_ratio"],
+            utilisation_mean_ratio=means["utilisation_mean_ratio"],
+            jitter_ratio=means["jitter_ratio"],
+            oom_kills=kills,
+            unavailable=self._explain(figures, missing),
+        )
+
+    def _gpu_in_trace(self) -> list[GpuSample]:
+        """Return the samples since the start, oldest first. The driver's ring also holds those of before."""
+        since_start = [(at_s - self._started_s, ratio) for at_s, ratio in self._gpu_samples if at_s >= self._started_s]
+        return [GpuSample(at_s=at_s, utilisation_ratio=ratio) for at_s, ratio in sorted(since_start)]
+
+    def _count_oom_kills(self) -> int | None:
+        """Return the larger growth of the machine's and our cgroup's counter: either may miss the trial's own kill."""
+        after = self._kills_before
+        with contextlib.suppress(*EXPECTED_ERRORS):
+            after = self._machine.read_oom_kills()
+        pairs = zip(self._kills_before, after, strict=True)
+        growth = [right - left for left, right in pairs if left is not None and right is not None]
+        return max(growth, default=None)
+
+    def _explain(self, figures: dict[str, float | None], missing: dict[str, str]) -> tuple[Unavailable, ...]:
+        """Return a reason for each figure that is None, and for each series that is."""
+        general = {
+            "pss_bytes": "it was not asked for",
+            "peak_memory_bytes": "no process is watched",
+            "oom_kills": "neither /proc/vmstat nor the cgroup counts them",
+            "mean_foreign_cores": self._machine.reasons.get("busy_s"),
+            "mean_steal_cores": self._machine.reasons.get("steal_s"),
+            "utilisation_mean_ratio": self._gpu_reason(),
+            "jitter_ratio": self._gpu_reason(),
+        }
+        reasons = {
+            name: missing.get(name) or general.get(name) or tracing.NOTHING_IN_INTERVAL
+            for name, figure in figures.items()
+            if figure is None
+        }
+        for field, name in (("shm_bytes", "host.shm_bytes"), ("periods", "host.throttled_ratio")):
+            if field in self._machine.reasons:
+                reasons[name] = self._machine.reasons[field]
+        for item in () if self._gpu is None else self._gpu.unavailable:
+            if item.reading != UTILISATION:
+                reasons[item.reading] = item.reason
+        if "gpu" in missing:
+            reasons["gpu"] = missing["gpu"]
+        return tuple(Unavailable(reading=name, reason=reason) for name, reason in reasons.items())
+
+    def _gpu_reason(self) -> str:
+        if self._nvml is None:
+            return "NVML is not used"
+        if self._nvml.reason is not None:
+            return self._nvml.reason
+        if self._uuid is None:
+            return "the trial names no GPU"
+        if self._gpu is None:
+            return self._nvml.refusal or f"{self._uuid} was never read"
+        dropped = {item.reading: item.reason for item in self._gpu.unavailable}
+        return dropped.get(UTILISATION) or "too few utilisation samples while measuring"
+
+    def _io_reason(self) -> str | None:
+        reasons = [tree.io_reason for tree in self._trees if tree.io_reason is not None]
+        return reasons[0] if reasons else None

@@ -1,0 +1,205 @@
+"""What did the user ask for? The words of a probe, as given on the command line or in a call, read but not resolved.
+
+Reading refuses what cannot work before anything is started. What depends on the machine or the data is settled in
+`planning`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from loadtune.advice.axes import parse_axis
+from loadtune.errors import DeviceError, UsageError
+from loadtune.records.profile import PROFILE_SCHEMA_VERSION, ProfilePoint, ReplayProfile
+from loadtune.records.settings import (
+    Augment,
+    Backbone,
+    DeviceChoice,
+    DeviceKind,
+    Optimizer,
+    Precision,
+    Settings,
+)
+
+DEFAULT_BUDGET_S = 120.0
+BUDGET_MIN_S = 20.0
+"""Below this nothing but starting the processes fits; an answer would rest on nothing."""
+DEFAULT_BATCH_SIZES: dict[DeviceKind, int] = {"cuda": 16, "replay": 16, "cpu": 2}
+"""DeepLab's own batch of 16; on a CPU the smallest that BatchNorm takes, since a step there takes seconds."""
+DEFAULT_CROPS_PX: dict[DeviceKind, int] = {"cuda": 513, "replay": 513, "cpu": 129}
+"""DeepLab's crop of 513; on a CPU one whose step takes under a second a thread."""
+STEP_HOST_CPU_RATIO, STEP_HOST_CPU_MAX_S = 0.1, 0.02
+"""Host CPU that `--step-time` assumes a step burns: eager DeepLabv3+ takes 10 to 30 ms for launches and optimizer.
+With 0, a machine of few cores would look faster than it is."""
+PROFILE_LIMIT_BYTES = 1 << 20
+"""Largest profile that is read; a real one has a few kilobytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeOptions:
+    """Everything a probe can be told. None: to be chosen from the machine and the data."""
+
+    dataset: str
+    layout: str | None = None
+    split: str | None = None
+    device: str = "auto"
+    step_time_s: float | None = None
+    num_workers: str | None = None
+    batch_size: str | None = None
+    baseline: str | None = None
+    budget_s: float = DEFAULT_BUDGET_S
+    crop_px: int | None = None
+    base_size_px: int | None = None
+    augment: Augment = "deeplab"
+    class_count: int | None = None
+    backbone: Backbone = "resnet50"
+    output_stride: int = 16
+    precision: Precision | None = None
+    channels_last: bool = False
+    accumulate: int = 1
+    model: str | None = None
+    train_step: str | None = None
+    optimizer: Optimizer = "sgd"
+    learning_rate: float | None = None
+    base_batch_size: int | None = None
+    epochs: int = 30
+    ranks_per_node: int = 1
+    max_bad_ratio: float = 0.01
+    cold: bool = False
+    seed: int = 0
+    import_limit_s: float = 60.0
+    command: tuple[str, ...] = ()
+    began_s: float | None = None
+    """time.monotonic() at which the budget began to run; None: when the probe starts."""
+    objects: Mapping[str, Any] = field(default_factory=dict)
+    """Handed over by value: "dataset", "model", "train_step"."""
+
+
+def check(options: ProbeOptions) -> None:
+    """Refuse what cannot work, before anything is started.
+
+    Raises:
+        UsageError: An option, or a combination of them, that cannot work.
+        DeviceError: A profile that cannot be read.
+    """
+    if options.budget_s < BUDGET_MIN_S:
+        raise UsageError(f"--budget {options.budget_s:g}s is too short", f"give it at least {BUDGET_MIN_S:g}s")
+    if options.step_time_s is not None and not 1e-6 <= options.step_time_s <= 3600:
+        raise UsageError(f"--step-time {options.step_time_s:g} is no time of a step", "give seconds, such as 0.21")
+    if options.step_time_s is not None and options.device != "auto":
+        raise UsageError("--step-time and --device exclude each other", "--step-time replays a device by itself")
+    if options.crop_px is not None and options.crop_px < 33:
+        raise UsageError(f"--crop {options.crop_px} is too small for the network", "give at least 33 pixels")
+    if not 0 <= options.max_bad_ratio <= 1:
+        raise UsageError(f"--max-bad {options.max_bad_ratio:g} is no share", "give a percentage, such as 1%")
+    if options.accumulate < 1 or options.epochs < 1 or options.ranks_per_node < 1:
+        raise UsageError("--accumulate, --epochs and --ranks-per-node are at least 1", "leave them out for 1")
+    if options.learning_rate is not None and not options.learning_rate > 0:
+        raise UsageError(f"--lr {options.learning_rate:g} is not positive", "give the rate that you train with")
+    parse_workers(options)
+    batch_sizes = parse_batches(options)
+    if options.baseline is not None:
+        given = parse_settings(options.baseline, batch_size=(batch_sizes or (2,))[0])
+        if given.batch_size < 2 and options.model is None and options.train_step is None:
+            raise UsageError(
+                "batch_size=1 cannot train BatchNorm: DeepLabv3+ refuses it", "use at least 2, or your own --model"
+            )
+    parse_device(options, 1)
+
+
+def parse_workers(options: ProbeOptions) -> tuple[int, ...] | None:
+    """Return the worker counts asked for."""
+    return None if options.num_workers is None else parse_axis(options.num_workers, "--num-workers")
+
+
+def parse_batches(options: ProbeOptions) -> tuple[int, ...] | None:
+    """Return the batch sizes asked for."""
+    return None if options.batch_size is None else parse_axis(options.batch_size, "--batch-size", minimum=1)
+
+
+def parse_settings(text: str, batch_size: int) -> Settings:
+    """Parse `num_workers=2,batch_size=16,pin_memory=true`; a batch size that is not named is `batch_size`.
+
+    Raises:
+        UsageError: An unknown name, a wrong value, or a combination that DataLoader refuses.
+    """
+    hint = "write it as num_workers=2,batch_size=16; also prefetch_factor, pin_memory, persistent_workers, in_order"
+    values: dict[str, Any] = {"batch_size": batch_size}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = (part.strip() for part in item.partition("="))
+        if name not in {"num_workers", "batch_size", "prefetch_factor", "pin_memory", "persistent_workers", "in_order"}:
+            raise UsageError(f"--baseline: {item!r} is no setting of a DataLoader", hint)
+        if value.lower() in {"true", "false"}:
+            values[name] = value.lower() == "true"
+        elif re.fullmatch(r"\d{1,6}", value):
+            values[name] = int(value)
+        else:
+            raise UsageError(f"--baseline: {value!r} is no value for {name}", hint)
+    if "num_workers" not in values:
+        raise UsageError("--baseline names no num_workers", hint)
+    try:
+        return msgspec.convert(values, Settings)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise UsageError(f"--baseline {text}: {error}", hint) from error
+
+
+def parse_device(options: ProbeOptions, batch_size: int) -> DeviceChoice | None:
+    """Return the device asked for; None for "auto", which the machine decides.
+
+    Args:
+        options: What was asked.
+        batch_size: The user's own, for which `--step-time` is stated.
+
+    Raises:
+        UsageError: No such kind of device.
+        DeviceError: The profile cannot be read.
+    """
+    if options.step_time_s is not None:
+        return DeviceChoice(kind="replay", profile=profile_from_step_time(options.step_time_s, batch_size))
+    if options.device.startswith("replay:"):
+        return DeviceChoice(kind="replay", profile=read_profile(Path(options.device.removeprefix("replay:"))))
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,3}))?", options.device)
+    if match is None:
+        raise UsageError(
+            f"--device {options.device!r} is unknown", "use auto, cuda, cuda:N, cpu, or replay:FILE with a profile"
+        )
+    if options.device == "auto":
+        return None
+    return DeviceChoice(kind="cpu") if options.device == "cpu" else DeviceChoice(kind="cuda", index=int(match[1] or 0))
+
+
+def profile_from_step_time(step_s: float, batch_size: int) -> ReplayProfile:
+    """Return a profile with one point; its name says what it assumes."""
+    host_cpu_s = min(STEP_HOST_CPU_MAX_S, STEP_HOST_CPU_RATIO * step_s)
+    return ReplayProfile(
+        name=f"{step_s:g} s a step at batch_size={batch_size}, {1000 * host_cpu_s:.3g} ms of host CPU assumed",
+        origin="estimated",
+        points=(ProfilePoint(batch_size=batch_size, device_s=step_s, host_cpu_s=host_cpu_s),),
+    )
+
+
+def read_profile(path: Path) -> ReplayProfile:
+    """Read a replay profile.
+
+    Raises:
+        DeviceError: The file is missing, too large, or no profile of a version that can be read.
+    """
+    hint = "give a file that `loadtune profile` wrote, or see `loadtune schema --profile`"
+    try:
+        if not path.is_file() or path.stat().st_size > PROFILE_LIMIT_BYTES:
+            raise DeviceError(f"{path} is no profile", hint)
+        profile = msgspec.json.decode(path.read_bytes(), type=ReplayProfile)
+    except OSError as error:
+        raise DeviceError(f"cannot read {path}: {error.strerror or error}", hint) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DeviceError(f"{path} is no replay profile: {error}", hint) from error
+    if profile.schema_version > PROFILE_SCHEMA_VERSION:
+        raise DeviceError(
+            f"{path} has profile format {profile.schema_version}, this loadtune reads {PROFILE_SCHEMA_VERSION}",
+            "upgrade loadtune-probe",
+        )
+    return profile

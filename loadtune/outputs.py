@@ -1,0 +1,88 @@
+"""Where do a probe's results go? A folder that is opened before anything is measured, and files that are replaced whole."""
+
+import contextlib
+import re
+import time
+from pathlib import Path
+
+from loadtune.errors import OutputError
+from loadtune.records.report import Report
+from loadtune.render.html import render_html
+from loadtune.render.saved import encode_report, replace_file, write_report
+
+REPORTS_FOLDER = Path("reports")
+JSON_NAME, HTML_NAME = "report.json", "report.html"
+NAMES_MAX = 1000
+"""Reports of one data set in one second; more is a loop gone wrong."""
+
+
+class Outputs:
+    """The files of one probe.
+
+    Args:
+        folder: Where they go; it exists.
+        json_copy: Another file for the JSON; None: none.
+    """
+
+    def __init__(self, folder: Path, json_copy: Path | None = None) -> None:
+        self.folder = folder
+        self.json_path = folder / JSON_NAME
+        self.html_path = folder / HTML_NAME
+        self._json_copy = json_copy
+
+    def forget_if_empty(self) -> None:
+        """Remove the folder again where nothing was written, so that a refused probe leaves no trace."""
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def save(self, report: Report) -> None:
+        """Write the JSON, so that what was measured is never lost."""
+        write_report(report, self.json_path)
+
+    def finish(self, report: Report) -> None:
+        """Write everything."""
+        self.save(report)
+        replace_file(self.html_path, render_html(report).encode())
+        if self._json_copy is not None:
+            replace_file(self._json_copy, encode_report(report))
+
+
+def open_outputs(dataset: str, out: Path | None, json_copy: Path | None, *, force: bool) -> Outputs:
+    """Make the folder and see that it can be written, before anything is measured.
+
+    Args:
+        dataset: Named in the folder's name where `out` is None.
+        out: The folder asked for.
+        json_copy: Another file for the JSON.
+        force: Whether files that are there may be replaced.
+
+    Raises:
+        OutputError: The folder or file is there already, or cannot be written.
+    """
+    for path in (json_copy, out if out is not None and not out.is_dir() else None):
+        if path is not None and path.exists() and not force:
+            raise OutputError(f"{path} exists", "choose another name, or overwrite it with --force")
+    folder = _new_folder(dataset) if out is None else out
+    outputs = Outputs(folder, json_copy)
+    taken = [path for path in (outputs.json_path, outputs.html_path) if path.exists()]
+    if taken and not force:
+        raise OutputError(f"{taken[0]} exists", "choose another --out, or overwrite it with --force")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for parent in {folder, *([] if json_copy is None else [json_copy.parent])}:
+            trial = parent / f".loadtune-{time.time_ns()}"
+            trial.touch(exist_ok=False)
+            trial.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {folder}: {error.strerror or error}", "choose another folder with --out"
+        ) from error
+    return outputs
+
+
+def _new_folder(dataset: str) -> Path:
+    """Return a folder under reports/ that is not there yet, named after data and time."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(dataset).name).strip("-.")[:40] or "dataset"
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    candidates = (REPORTS_FOLDER / (stem if count == 0 else f"{stem}-{count}") for count in range(NAMES_MAX))
+    return next(folder for folder in candidates if not folder.exists())

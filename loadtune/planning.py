@@ -1,0 +1,279 @@
+"""What exactly is measured, given what the user said and what machine and data are? Pure: all of it is handed in."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from loadtune.advice.axes import auto_batches, auto_workers, default_baseline
+from loadtune.advice.feasibility import ACTIVATION_BYTES_PER_PIXEL, Needs, Obstacle, main_threads
+from loadtune.advice.search import GridSearch, Leg, with_axes
+from loadtune.advice.selection import Terms
+from loadtune.errors import DeviceError, UsageError
+from loadtune.options import (
+    DEFAULT_BATCH_SIZES,
+    DEFAULT_CROPS_PX,
+    ProbeOptions,
+    parse_batches,
+    parse_device,
+    parse_settings,
+    parse_workers,
+)
+from loadtune.records.messages import Inspected
+from loadtune.records.resources import HostLimits
+from loadtune.records.settings import (
+    CacheState,
+    DeviceChoice,
+    MeasureOptions,
+    Precision,
+    Settings,
+    TrialSpec,
+    WorkloadSpec,
+)
+
+CUDA_INDEX_DEFAULT = 0
+WARM_UP_SHARE = 0.05
+"""Of the budget, the longest loader warm-up of one trial: 6 s of 120 s."""
+CAP_SHARE = 0.2
+"""Of the budget, the longest a trial may take from loader start to result; else one slow cell eats the search."""
+CAP_MIN_S, CAP_MAX_S = 8.0, 60.0
+SILENCE_SHARE = 0.5
+"""Of the budget, the longest silence of a trial before it counts as hung; never above the default of 60 s."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A probe made definite."""
+
+    device: DeviceChoice
+    workload: WorkloadSpec
+    baseline: Settings
+    baseline_origin: str
+    num_workers: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
+    may_extend_workers: bool
+    may_extend_batch: bool
+    measure: MeasureOptions
+    limits: HostLimits
+    needs: Needs
+    terms: Terms
+    warnings: tuple[str, ...] = ()
+
+    def spec(self, leg: Leg, cache: CacheState, first_sample: int, order_seed: int) -> TrialSpec:
+        """Return what the trial process needs for a leg."""
+        threads = main_threads(leg.settings, self.limits.usable_cores) if self.device.kind == "cpu" else None
+        options = self.measure
+        return TrialSpec(
+            settings=leg.settings,
+            device=self.device,
+            workload=self.workload,
+            feed=leg.feed,
+            consume=leg.consume,
+            threads=threads,
+            cache=cache,
+            order_seed=order_seed,
+            first_sample=first_sample,
+            repeat=leg.round,
+            measure=MeasureOptions(
+                window_min_s=min(options.window_min_s, leg.measure_s / options.windows_min),
+                windows_min=options.windows_min,
+                measure_s=leg.measure_s,
+                warm_up_s=options.warm_up_s,
+                cap_s=options.cap_s,
+                silence_s=options.silence_s,
+            ),
+        )
+
+
+def workload_to_look_at(options: ProbeOptions, dataset_target: str | None) -> WorkloadSpec:
+    """Return what is known of the workload before the data were looked at."""
+    return WorkloadSpec(dataset_target=dataset_target, import_limit_s=options.import_limit_s)
+
+
+def wanted_cuda(options: ProbeOptions) -> int | None:
+    """Return the CUDA device to look at: that asked for, the first where "auto" must know, else none."""
+    device = parse_device(options, 1)
+    if device is None:
+        return CUDA_INDEX_DEFAULT
+    return device.index if device.kind == "cuda" else None
+
+
+def make_plan(options: ProbeOptions, workload: WorkloadSpec, limits: HostLimits, inspected: Inspected) -> Plan:
+    """Settle device, baseline, axes and workload.
+
+    Raises:
+        DeviceError: The CUDA device asked for is not there.
+        UsageError: The baseline contradicts what the user's loader fixes, or BatchNorm.
+    """
+    batch_sizes = parse_batches(options)
+    device = _choose_device(options, inspected)
+    own_batch, baseline, origin = _choose_baseline(options, device, limits, inspected, batch_sizes)
+    if options.step_time_s is not None:
+        device = parse_device(options, own_batch) or device
+    workers = parse_workers(options)
+    is_batch_fixed = inspected.fixed_batch_size is not None
+    count = inspected.sample_count
+    main = main_threads(with_axes(baseline, 0, own_batch), limits.usable_cores)
+    return Plan(
+        device=device,
+        workload=_settle_workload(options, workload, device, inspected),
+        baseline=baseline,
+        baseline_origin=origin,
+        num_workers=workers
+        if workers is not None
+        else auto_workers(limits.usable_cores, count, own_batch, device.kind, main_threads=min(main, 1)),
+        batch_sizes=(own_batch,) if is_batch_fixed else batch_sizes or auto_batches(own_batch, device.kind, count),
+        may_extend_workers=workers is None and device.kind != "cpu",
+        may_extend_batch=batch_sizes is None and not is_batch_fixed and device.kind != "cpu",
+        measure=_measure_options(options.budget_s),
+        limits=limits,
+        needs=_needs(options, device, inspected),
+        terms=Terms(
+            baseline=baseline,
+            baseline_origin=origin,
+            optimizer=options.optimizer,
+            base_batch_size=options.base_batch_size,
+            learning_rate=options.learning_rate,
+            sample_count=count,
+            epochs=options.epochs,
+            accumulate=options.accumulate > 1,
+        ),
+        warnings=tuple(_warnings(options, device, inspected)),
+    )
+
+
+def make_search(plan: Plan, obstacle: Callable[[Settings], Obstacle | None], seed: int) -> GridSearch:
+    """Return the search over this plan's grid."""
+    loader_alone = None
+    if plan.device.kind == "cpu":
+        loader_alone = [count for count in plan.num_workers if count > 0]
+    return GridSearch(
+        plan.baseline,
+        plan.num_workers,
+        plan.batch_sizes,
+        may_extend_workers=plan.may_extend_workers,
+        may_extend_batch=plan.may_extend_batch,
+        workers_max=_workers_max(plan),
+        batch_max=max(plan.batch_sizes) * 4,
+        obstacle=obstacle,
+        loader_alone=loader_alone,
+        seed=seed,
+    )
+
+
+def _workers_max(plan: Plan) -> int:
+    """Return the most workers that an epoch has batches for, at most four times the grid's own largest."""
+    most = 4 * max(1, *plan.num_workers)
+    count = plan.workload.sample_count
+    return most if count is None else max(1, min(most, count // plan.baseline.batch_size))
+
+
+def _choose_device(options: ProbeOptions, inspected: Inspected) -> DeviceChoice:
+    device = parse_device(options, 1)
+    if device is None:
+        has_cuda = inspected.cuda is not None
+        return DeviceChoice(kind="cuda", index=CUDA_INDEX_DEFAULT) if has_cuda else DeviceChoice(kind="cpu")
+    if device.kind == "cuda" and inspected.cuda is None:
+        raise DeviceError(
+            f"--device {device.name}: {inspected.cuda_reason}",
+            "use --device cpu, or replay a GPU: --step-time SECONDS, or --device replay:FILE",
+        )
+    return device
+
+
+def _choose_baseline(
+    options: ProbeOptions,
+    device: DeviceChoice,
+    limits: HostLimits,
+    inspected: Inspected,
+    batch_sizes: tuple[int, ...] | None,
+) -> tuple[int, Settings, str]:
+    """Return the user's batch size, what they run today, and where that is known from."""
+    count = inspected.sample_count
+    default = DEFAULT_BATCH_SIZES[device.kind]
+    if count is not None:
+        default = max(2, min(default, count))
+    own = inspected.fixed_batch_size or (batch_sizes[0] if batch_sizes else inspected.loader_batch_size or default)
+    if options.baseline is not None:
+        baseline, origin = parse_settings(options.baseline, own), "--baseline"
+        own = baseline.batch_size
+    elif inspected.loader_num_workers is not None:
+        baseline = Settings(num_workers=inspected.loader_num_workers, batch_size=own)
+        origin = "the DataLoader that was handed over"
+    else:
+        baseline, origin = default_baseline(limits.affinity_cores, own), "torch's own suggestion: one worker a core"
+        if device.kind == "cpu" and limits.usable_cores < limits.affinity_cores + 1:
+            baseline = Settings(num_workers=max(0, int(limits.usable_cores) - 1), batch_size=own)
+            origin = "one worker a core that training on this CPU leaves"
+    if inspected.fixed_batch_size not in {None, own}:
+        raise UsageError(
+            f"batch_size={own}: your loader fixes {inspected.fixed_batch_size}",
+            "leave batch_size out of --baseline, or hand over a loader without its own batch_sampler",
+        )
+    if options.accumulate > 1:
+        baseline = msgspec.structs.replace(baseline, accumulation_steps=options.accumulate)
+    return own, baseline, origin
+
+
+def _settle_workload(
+    options: ProbeOptions, workload: WorkloadSpec, device: DeviceChoice, inspected: Inspected
+) -> WorkloadSpec:
+    crop_px = options.crop_px or DEFAULT_CROPS_PX[device.kind]
+    has_bf16 = inspected.cuda is not None and inspected.cuda.has_bf16
+    default_precision: Precision = "bf16" if device.kind == "cuda" and has_bf16 else "fp32"
+    return msgspec.structs.replace(
+        workload,
+        sample_count=inspected.sample_count,
+        crop_px=crop_px,
+        base_size_px=options.base_size_px or crop_px,
+        augment=options.augment,
+        class_count=options.class_count or inspected.class_count or workload.class_count,
+        is_binary_mask=bool(inspected.is_binary_mask),
+        model_target=options.model,
+        backbone=options.backbone,
+        output_stride=options.output_stride,
+        train_step_target=options.train_step,
+        optimizer=options.optimizer,
+        learning_rate=options.learning_rate,
+        precision=options.precision or default_precision,
+        channels_last=options.channels_last,
+    )
+
+
+def _needs(options: ProbeOptions, device: DeviceChoice, inspected: Inspected) -> Needs:
+    """Return what a sample and a step take: float32 images and int64 labels unless the data are the user's own."""
+    crop_px = options.crop_px or DEFAULT_CROPS_PX[device.kind]
+    is_own_model = options.model is None and options.train_step is None and not options.objects
+    on_cpu = device.kind == "cpu" and is_own_model
+    return Needs(
+        device=device.kind,
+        sample_bytes=inspected.sample_bytes or crop_px**2 * (3 * 4 + 8),
+        tensors_per_batch=inspected.tensors_per_batch,
+        activation_bytes_per_sample=ACTIVATION_BYTES_PER_PIXEL * crop_px**2 if on_cpu else 0,
+        device_memory_bytes=None if inspected.cuda is None else inspected.cuda.memory_bytes,
+    )
+
+
+def _measure_options(budget_s: float) -> MeasureOptions:
+    plain = MeasureOptions()
+    return msgspec.structs.replace(
+        plain,
+        warm_up_s=min(plain.warm_up_s, WARM_UP_SHARE * budget_s),
+        cap_s=min(CAP_MAX_S, max(CAP_MIN_S, CAP_SHARE * budget_s)),
+        silence_s=min(plain.silence_s, SILENCE_SHARE * budget_s),
+    )
+
+
+def _warnings(options: ProbeOptions, device: DeviceChoice, inspected: Inspected) -> Iterator[str]:
+    """Yield what a reader must know before any number, each as what and hint."""
+    if device.kind == "cpu" and options.crop_px is None:
+        size, batch = DEFAULT_CROPS_PX["cpu"], DEFAULT_BATCH_SIZES["cpu"]
+        yield (
+            f"a CPU trains slowly: crops of {size} px and batches of {batch} by default\n"
+            f"--crop and --batch-size change that; --step-time SECONDS tunes the loader for a GPU instead"
+        )
+    if inspected.is_iterable:
+        yield (
+            "an IterableDataset is read by every worker: without sharding by get_worker_info() samples repeat\n"
+            "compare the samples of an epoch at 0 and at 2 workers before using more than one"
+        )

@@ -1,0 +1,250 @@
+"""What must be known and started before the first trial? Data, machine, device, plan and page cache, as one Probe."""
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+from loadtune import options as asked
+from loadtune.advice.feasibility import find_obstacle
+from loadtune.concluding import (
+    BAD_SAMPLES_SHOWN,
+    Conclusion,
+    list_bad_samples,
+)
+from loadtune.dataset.detect import Listing, list_dataset
+from loadtune.engine.duel import Arena
+from loadtune.engine.launcher import Launcher
+from loadtune.engine.runner import Runner
+from loadtune.errors import UsageError
+from loadtune.monitor.environment import collect_environment
+from loadtune.monitor.nvml import Nvml
+from loadtune.options import ProbeOptions
+from loadtune.payload import share_objects
+from loadtune.planning import Plan, make_plan, wanted_cuda, workload_to_look_at
+from loadtune.records.measurement import Cause, Duel, TrialResult
+from loadtune.records.messages import CacheTask, Inspected, InspectTask, Sources
+from loadtune.records.report import Ceilings, DatasetSummary, Report, Request
+from loadtune.records.resources import Environment
+from loadtune.records.settings import CacheState
+from loadtune.render.progress import Progress
+from loadtune.version import __version__
+
+CACHE_READ_SHARE = 0.1
+"""Of the budget, the longest reading of files before the trials; what it does not reach is read by them."""
+CACHE_FIT_RATIO = 0.5
+"""Share of the free memory that data may take to be measured warm: beyond it the kernel evicts what it just read."""
+
+
+Status = Literal["running", "complete", "interrupted", "failed"]
+
+
+class Sink(Protocol):
+    """Where reports go as they grow."""
+
+    def save(self, report: Report) -> None:
+        """Keep an unfinished report."""
+
+    def finish(self, report: Report) -> None:
+        """Keep the finished one."""
+
+
+@dataclass(slots=True)
+class Probe:
+    """One probe under way: what is known so far, and the means to learn more."""
+
+    options: ProbeOptions
+    plan: Plan
+    request: Request
+    environment: Environment
+    dataset: DatasetSummary
+    runner: Runner
+    arena: Arena
+    sink: Sink
+    progress: Progress
+    began_s: float
+    created: str
+    start_up_s: float
+    cache: CacheState
+    trials: list[TrialResult] = field(default_factory=list)
+    duels: list[Duel] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    samples_used: int = 0
+
+    def spent_s(self) -> float:
+        """Seconds since the budget began to run."""
+        return time.monotonic() - self.began_s
+
+    def report(self, status: Status, conclusion: Conclusion | None = None) -> Report:
+        """Return what is known as a report."""
+        bad = list_bad_samples(self.trials)
+        listed = tuple(f"{each.name}: {each.reason}" for each in bad[:BAD_SAMPLES_SHOWN])
+        return Report(
+            loadtune_version=__version__,
+            created=self.created,
+            status=status,
+            request=self.request,
+            environment=self.environment,
+            dataset=msgspec.structs.replace(self.dataset, bad_samples=listed, bad_sample_count=len(bad)),
+            trials=tuple(self.trials),
+            duels=tuple(self.duels),
+            ceilings=Ceilings() if conclusion is None else conclusion.ceilings,
+            findings=() if conclusion is None else conclusion.findings,
+            recommendation=None if conclusion is None else conclusion.recommendation,
+            search_notes=self.notes,
+            warnings=self.warnings,
+            seconds_spent=self.spent_s(),
+            start_up_s=self.start_up_s,
+        )
+
+
+def prepare(
+    options: ProbeOptions,
+    launcher: Launcher,
+    nvml: Nvml,
+    sink: Sink,
+    progress: Progress,
+    began_s: float,
+    stack: ExitStack,
+) -> Probe:
+    """Recognise data and machine while the zygote imports torch, then make the plan."""
+    target = _target_of(options)
+    listing = None
+    if target is None and "dataset" not in options.objects:
+        listing = list_dataset(Path(options.dataset), options.layout, options.split)
+        stack.callback(listing.index.close)
+        progress.note(f"{listing.described}: {len(listing.index):,} samples")
+    environment = collect_environment(None if listing is None else options.dataset, nvml, options.ranks_per_node)
+    payload_path = share_objects(options.objects, stack) if options.objects else None
+    sources = Sources(index_path=None if listing is None else listing.index.shared_path, payload_path=payload_path)
+    launcher.wait_until_ready()
+    start_up_s = time.monotonic() - began_s
+    runner = Runner(launcher, nvml, environment.limits, sources, began_s)
+    workload = workload_to_look_at(options, target)
+    batches = asked.parse_batches(options) or (2,)
+    progress.phase("looking at the data and the device")
+    looked = runner.inspect(
+        InspectTask(workload=workload, sources=sources, batch_size=batches[0], cuda_index=wanted_cuda(options))
+    )
+    plan = make_plan(options, workload, environment.limits, looked)
+    cache, cache_warnings = _settle_cache(options, plan, runner, listing, looked, progress)
+    return Probe(
+        options=options,
+        plan=plan,
+        request=_describe_request(options, plan),
+        environment=environment,
+        dataset=_describe(options, listing, looked, plan),
+        runner=runner,
+        arena=Arena(
+            launcher=launcher,
+            nvml=nvml,
+            sources=sources,
+            memory_end_bytes=runner.memory_end_bytes,
+            usable_cores=environment.limits.usable_cores,
+        ),
+        sink=sink,
+        progress=progress,
+        began_s=began_s,
+        created=datetime.now().astimezone().isoformat(timespec="seconds"),
+        start_up_s=start_up_s,
+        cache=cache,
+        warnings=(*plan.warnings, *cache_warnings, *_shm_warnings(plan)),
+    )
+
+
+def _describe_request(options: ProbeOptions, plan: Plan) -> Request:
+    return Request(
+        command=options.command or ("loadtune.probe()",),
+        dataset=options.dataset,
+        device=plan.device,
+        workload=plan.workload,
+        budget_s=options.budget_s,
+        baseline=plan.baseline,
+        baseline_origin=plan.baseline_origin,
+        num_workers=asked.parse_workers(options),
+        batch_sizes=asked.parse_batches(options),
+        epochs=options.epochs,
+        order_seed=options.seed,
+        ranks_per_node=options.ranks_per_node,
+    )
+
+
+def _target_of(options: ProbeOptions) -> str | None:
+    """Return the reference to the user's own data; None where `dataset` is a folder or was handed over."""
+    if "dataset" in options.objects or Path(options.dataset).exists() or ":" not in options.dataset:
+        return None
+    if options.layout is not None or options.split is not None:
+        raise UsageError("--layout and --split are for folders", "leave them out with a data set of your own")
+    return options.dataset
+
+
+def _describe(options: ProbeOptions, listing: Listing | None, looked: Inspected, plan: Plan) -> DatasetSummary:
+    if listing is None:
+        kind = "iterable data set" if looked.is_iterable else "data set"
+        described = f"your own {kind}" + (", in a DataLoader" if looked.loader_num_workers is not None else "")
+        return DatasetSummary(
+            source=options.dataset,
+            layout="target",
+            described=described,
+            sample_count=looked.sample_count,
+            fixed_axes=looked.fixed_axes,
+        )
+    return DatasetSummary(
+        source=options.dataset,
+        layout=listing.layout,
+        described=listing.described,
+        sample_count=len(listing.index),
+        split=listing.split,
+        left_out=listing.left_out,
+        total_bytes=listing.total_bytes,
+        class_count=plan.workload.class_count,
+        is_binary_mask=plan.workload.is_binary_mask,
+    )
+
+
+def _settle_cache(
+    options: ProbeOptions,
+    plan: Plan,
+    runner: Runner,
+    listing: Listing | None,
+    looked: Inspected,
+    progress: Progress,
+) -> tuple[CacheState, list[str]]:
+    """Bring the page cache into the state that every trial is to find."""
+    if options.cold:
+        return "cold", [] if listing is not None else ["--cold cannot drop files that your own data set opens"]
+    if listing is None:
+        return "warm", []
+    per_pair = looked.mean_pair_bytes
+    total = listing.total_bytes or (0 if per_pair is None else int(per_pair * len(listing.index)))
+    if total > CACHE_FIT_RATIO * plan.limits.memory_available_bytes:
+        return "streaming", []
+    progress.phase("reading the files once, so that no trial warms the cache for the next")
+    task = CacheTask(
+        sources=Sources(index_path=listing.index.shared_path),
+        order_seed=options.seed,
+        limit_s=CACHE_READ_SHARE * options.budget_s,
+    )
+    read = runner.read_files(task)
+    if read.is_complete:
+        return "warm", []
+    told = f"only {read.samples:,} of {len(listing.index):,} samples could be read into the page cache beforehand"
+    return "warm", [f"{told}\ntrials that go further read from storage: see miss_ratio, or give a longer --budget"]
+
+
+def _shm_warnings(plan: Plan) -> list[str]:
+    """Say how much shared memory to ask for where not even one worker fits."""
+    one = msgspec.structs.replace(plan.baseline, num_workers=1, prefetch_factor=None, persistent_workers=False)
+    obstacle = find_obstacle(one, plan.limits, plan.needs)
+    if obstacle is None or obstacle.cause is not Cause.SHARED_MEMORY:
+        return []
+    batch_bytes = plan.baseline.batch_size * (plan.needs.sample_bytes or 0)
+    wanted = -(-(2 * 8 + 2) * batch_bytes // 2**30)
+    return [
+        f"not even one worker fits into /dev/shm: {obstacle.arithmetic}\nstart the container with --shm-size {wanted}g"
+    ]

@@ -1,0 +1,183 @@
+"""One probe, from request to report: ask the search, run the trial, tell the search, hold the duel, advise, write.
+
+The order of events stands here; what each step does stands in its own room.
+"""
+
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+
+from loadtune import options as asked
+from loadtune.advice.budget import DUEL_MAX_S, SLICE_MAX_S, Division, DuelPlan, divide_budget, plan_duel
+from loadtune.advice.feasibility import Obstacle, find_obstacle
+from loadtune.advice.search import Leg
+from loadtune.advice.selection import Choice, choose
+from loadtune.concluding import (
+    conclude,
+    refuse_too_many,
+    representative,
+)
+from loadtune.engine.duel import fits_together, hold_abba, hold_duel
+from loadtune.engine.launcher import Launcher
+from loadtune.errors import EngineError, LoadtuneError, NothingMeasuredError
+from loadtune.monitor.environment import refuse_other_distribution, refuse_other_platforms
+from loadtune.monitor.nvml import Nvml
+from loadtune.options import ProbeOptions
+from loadtune.planning import make_search
+from loadtune.preparing import Probe, Sink, Status, prepare
+from loadtune.records.measurement import Cause, TrialResult, TrialState
+from loadtune.records.report import Report
+from loadtune.records.settings import Settings
+from loadtune.render.progress import Progress
+from loadtune.stats import ABBA_PAIRS_MIN, BURSTS_MIN
+
+SLICE_LIMIT_S = 6.0
+"""Longest slice for the sake of long bursts; longer ones leave too few pairs in any budget."""
+
+
+def probe(options: ProbeOptions, sink: Sink, progress: Progress) -> Report:
+    """Run a probe and return its report; what was measured is saved after every trial.
+
+    Args:
+        options: What was asked; `options.check` has accepted it or will refuse it here.
+        sink: Keeps the report.
+        progress: Tells how far it is.
+
+    Raises:
+        LoadtuneError: See `errors`; a report with what was measured is saved before, once there is anything.
+    """
+    refuse_other_platforms()
+    refuse_other_distribution()
+    asked.check(options)
+    began_s = time.monotonic() if options.began_s is None else options.began_s
+    with ExitStack() as stack:
+        stack.callback(progress.stop)
+        launcher = stack.enter_context(Launcher())
+        nvml = Nvml.open()
+        stack.callback(nvml.close)
+        progress.start("starting: importing torch, reading the machine and the data set")
+        run = prepare(options, launcher, nvml, sink, progress, began_s, stack)
+        return _run(run)
+
+
+def _run(run: Probe) -> Report:
+    """Screen, duel, conclude; an interrupt or a dead engine ends the measuring, not the report."""
+    status: Status = "complete"
+    stopped: LoadtuneError | None = None
+    division = divide_budget(run.options.budget_s, run.spent_s())
+    try:
+        _screen(run, division)
+    except KeyboardInterrupt:
+        status = "interrupted"
+    except LoadtuneError as error:
+        status, stopped = "failed", error
+    duel_reason = ""
+    choice: Choice | None = None
+    try:
+        choice = choose(run.trials, run.plan.baseline)
+        if status == "complete":
+            duel_reason = _confirm(run, choice)
+        else:
+            duel_reason = "the probe ended before a duel could be held"
+    except KeyboardInterrupt:
+        status, duel_reason = "interrupted", "the duel was interrupted"
+    except NothingMeasuredError as error:
+        stopped = stopped or error
+        status = "interrupted" if status == "interrupted" else "failed"
+    except EngineError as error:
+        status, stopped = "failed", error
+    report = run.report(status, conclude(run.plan, run.trials, run.duels, choice, duel_reason))
+    run.progress.stop()
+    run.sink.finish(report)
+    if stopped is not None and status != "interrupted":
+        raise stopped
+    return report
+
+
+def _screen(run: Probe, division: Division) -> None:
+    """Ask, run, tell until the search has what it needs or its time is spent."""
+    ends_s = time.monotonic() + division.screening_s
+    plan = run.plan
+
+    def obstacle(settings: Settings) -> Obstacle | None:
+        found = find_obstacle(settings, plan.limits, replace(plan.needs, device_points=_device_points(run)))
+        is_own = settings == plan.baseline and found is not None and found.cause is Cause.CORES
+        return None if is_own else found
+
+    search = make_search(plan, obstacle, run.options.seed)
+    run.sink.save(run.report("running"))
+    while (leg := search.ask(ends_s - time.monotonic())) is not None:
+        number = len(run.trials) + 1
+        spec = plan.spec(leg, run.cache, run.samples_used if run.cache == "streaming" else 0, run.options.seed)
+        label = f"num_workers={leg.settings.num_workers} batch_size={leg.settings.batch_size}"
+        run.progress.trial_started(number, max(number, search.planned()), label, run.options.budget_s - run.spent_s())
+        if leg.obstacle is not None:
+            result = run.runner.skip(spec, leg, number)
+        else:
+            try:
+                result = run.runner.run(spec, leg, number, time.monotonic() + spec.measure.cap_s + leg.measure_s + 5.0)
+            except KeyboardInterrupt:
+                run.trials.append(run.runner.interrupted(spec, leg, number))
+                run.notes = search.notes()
+                raise
+        run.trials.append(result)
+        run.samples_used += result.measurement.samples_seen if result.measurement is not None else 0
+        search.tell(result)
+        run.notes = search.notes()
+        run.progress.trial_finished(result, _best(run.trials))
+        run.sink.save(run.report("running"))
+        refuse_too_many(run.trials, plan.workload.sample_count, run.options.max_bad_ratio)
+
+
+def _device_points(run: Probe) -> dict[int, int]:
+    """Return the peak device memory by batch size, as measured so far."""
+    return {
+        trial.settings.batch_size: trial.measurement.device_memory_bytes
+        for trial in run.trials
+        if trial.measurement is not None and trial.measurement.device_memory_bytes
+    }
+
+
+def _best(trials: list[TrialResult]) -> TrialResult | None:
+    complete = [t for t in trials if t.state is TrialState.COMPLETE and t.role in {"grid", "baseline"}]
+    return max(complete, key=lambda trial: trial.rate_per_s or 0.0, default=None)
+
+
+def _confirm(run: Probe, choice: Choice) -> str:
+    """Hold the duel of choice and baseline; return why there is none, or nothing."""
+    baseline = run.plan.baseline
+    if choice.settings == baseline:
+        return ""
+    reserve_s = divide_budget(run.options.budget_s, 0.0).reserve_s
+    left_s = min(DUEL_MAX_S, run.options.budget_s - run.spent_s() - reserve_s)
+    trials = {each: representative(run.trials, each) for each in (baseline, choice.settings)}
+    if trials[baseline] is None:
+        return "the baseline could not be measured"
+    plan = _plan_duel(run, left_s, [trial for trial in trials.values() if trial is not None])
+    if plan is None:
+        return f"{left_s:.0f} s were left, too few for a duel: give it a longer --budget"
+    specs = [run.plan.spec(Leg(settings=each, role="grid"), run.cache, 0, run.options.seed) for each in trials]
+    run.progress.phase(f"duel: num_workers={choice.settings.num_workers} against num_workers={baseline.num_workers}")
+
+    def told(done: int, planned: int) -> None:
+        run.progress.phase(f"duel: {done} of {planned} slice pairs")
+
+    deadline_s = time.monotonic() + left_s
+    memory = [None if trial is None or trial.trace is None else trial.trace.pss_bytes for trial in trials.values()]
+    if fits_together(memory, run.arena.memory_end_bytes):
+        run.duels.append(hold_duel(run.arena, specs[0], specs[1], plan, deadline_s, told))
+    else:
+        run.duels.append(hold_abba(run.runner, specs[0], specs[1], ABBA_PAIRS_MIN, deadline_s, told))
+    return ""
+
+
+def _plan_duel(run: Probe, left_s: float, trials: list[TrialResult]) -> DuelPlan | None:
+    """Fit a duel into what is left; bursts of slow batches ask for longer slices."""
+    start_s, burst_s = 0.0, 0.0
+    for trial in trials:
+        measured_s = 0.0 if trial.measurement is None else trial.measurement.duration_s
+        start_s += max(0.2, trial.seconds_spent - measured_s)
+        batches_per_s = (trial.rate_per_s or 1.0) / trial.settings.batch_size
+        burst_s = max(burst_s, max(1, trial.settings.num_workers) / batches_per_s)
+    wanted_s = min(SLICE_LIMIT_S, max(SLICE_MAX_S, BURSTS_MIN * burst_s))
+    return plan_duel(left_s, start_s, wanted_s) or plan_duel(left_s, start_s)
