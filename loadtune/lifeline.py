@@ -1,4 +1,4 @@
-"""How does a process end with the one that started it? Linux's prctl(2), for the zygote, its trials and their workers."""
+"""How does a process end with the one that started it? Linux's prctl(2), for trials and their workers."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Where do a probe's results go? A folder that is opened before anything is measured, and files that are replaced whole."""
+"""Where do a probe's results go? Into a folder that is opened before anything is measured."""
 
 import contextlib
 import re

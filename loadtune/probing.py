@@ -75,10 +75,8 @@ def _run(run: Probe) -> Report:
     choice: Choice | None = None
     try:
         choice = choose(run.trials, run.plan.baseline)
-        if status == "complete":
-            duel_reason = _confirm(run, choice)
-        else:
-            duel_reason = "the probe ended before a duel could be held"
+        is_complete = status == "complete"
+        duel_reason = _confirm(run, choice) if is_complete else "the probe ended before a duel could be held"
     except KeyboardInterrupt:
         status, duel_reason = "interrupted", "the duel was interrupted"
     except NothingMeasuredError as error:

@@ -4,6 +4,7 @@ While one side's process group runs, the other is stopped (SIGSTOP), so that dri
 Where two sides do not fit into memory together, fresh runs alternate instead (ABBA).
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -130,8 +131,7 @@ def _run_restart(
     sampler: Sampler | None = None
     firsts: list[bool] = []
     try:
-        for spec in specs:
-            sides.append(_start_side(arena, spec, deadline_s))
+        sides.extend(_start_side(arena, spec, deadline_s) for spec in specs)
         sampler = Sampler([side.process.pid for side in sides], arena.nvml)
         sampler.start()
         for number in range(count):
@@ -156,19 +156,12 @@ def _start_side(arena: Arena, spec: TrialSpec, deadline_s: float) -> _Side:
     limit_s = max(deadline_s, time.monotonic() + spec.measure.cap_s)
     try:
         while not side.is_running:
-            _listen(arena, side)
-            if time.monotonic() > limit_s:
-                raise _SideLostError(_late(side))
+            _listen(arena, side, until_s=limit_s)
     except BaseException:
         arena.launcher.release(side.process)
         raise
     side.process.signal_group(SIGSTOP)
     return side
-
-
-def _late(side: _Side) -> Failure:
-    killed = Ended(exit=None, oom_kills=0)
-    return explain_exit(killed, side.process.log_tail())[1]
 
 
 def _run_slice(arena: Arena, side: _Side, slice_s: float, sampler: Sampler) -> None:
@@ -198,14 +191,17 @@ def _finish_last_step(arena: Arena, side: _Side) -> None:
     side.process.signal_group(SIGSTOP)
 
 
-def _listen(arena: Arena, side: _Side, timeout_s: float = POLL_S) -> None:
+def _listen(arena: Arena, side: _Side, timeout_s: float = POLL_S, until_s: float = math.inf) -> None:
     """Take in what is said.
 
     Raises:
-        _SideLostError: This side failed or ended.
+        _SideLostError: This side failed or ended, or it is later than `until_s`.
     """
     arena.launcher.poll(timeout_s)
     side.hear()
+    if time.monotonic() > until_s:
+        late = "one side of the duel did not get its loader warm in time"
+        raise _SideLostError(Failure(cause=Cause.DEADLINE, message=late, log_tail=side.process.log_tail()))
     if side.failed is not None or side.process.exit is not None:
         ended = Ended(side.process.exit, oom_kills=0)
         tail = side.process.log_tail()

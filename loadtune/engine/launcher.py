@@ -34,7 +34,13 @@ LOG_TAIL_BYTES = 4000
 """Last part of a trial's output kept with a failure: a traceback through torch takes about 3 kB."""
 
 _Reply = TypeVar("_Reply", Ready, Started)
-_ENTRY = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import loadtune.engine.zygote as z; z.main(int(sys.argv[2]))"
+_ENTRY = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from loadtune.engine.zygote import main
+main(int(sys.argv[2]))
+"""
+"""The parent's own module path, and nothing from the current folder that the parent would not find either."""
 
 
 class TrialProcess:

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 import warnings
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Protocol
 
@@ -151,8 +152,8 @@ def _note_child(number: int, frame: FrameType | None) -> None:
 
 def _volunteer_for_oom() -> None:
     """Have the kernel pick the trial when memory runs out, not the parent that holds the results."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("1000")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def _silence_fork_warning() -> None:

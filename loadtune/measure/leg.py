@@ -79,7 +79,7 @@ def build_leg(spec: TrialSpec, sources: Sources, started: Callable[[Accelerator]
     torch.manual_seed(spec.order_seed)
     payload = read_payload(sources)
     steps: list[Callable[[Any], None]] = []
-    accelerator = open_accelerator(spec, lambda batch: steps[0](batch))
+    accelerator = open_accelerator(spec, lambda batch: steps[0](batch))  # noqa: PLW0108 - the step is built later
     started(accelerator)
     if spec.consume == "device" and spec.device.kind != "replay":
         device = torch.device("cuda", spec.device.index or 0) if spec.device.kind == "cuda" else torch.device("cpu")
