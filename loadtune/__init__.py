@@ -1,1 +1,33 @@
-"""loadtune: which DataLoader setting, batch size and learning rate should this training use, and how sure is that?"""
+"""loadtune: which DataLoader setting, batch size and learning rate should this training use, and how sure is that?
+
+Importing it loads neither torch nor anything else that takes long.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from loadtune.errors import LoadtuneError
+from loadtune.version import __version__
+
+if TYPE_CHECKING:
+    from loadtune.options import ProbeOptions
+    from loadtune.recommending import Advice, probe, recommend
+    from loadtune.records.report import Report
+
+__all__ = ["Advice", "LoadtuneError", "ProbeOptions", "Report", "__version__", "probe", "recommend"]
+
+_HOMES = {
+    "Advice": "loadtune.recommending",
+    "ProbeOptions": "loadtune.options",
+    "Report": "loadtune.records.report",
+    "probe": "loadtune.recommending",
+    "recommend": "loadtune.recommending",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'loadtune' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -126,7 +126,7 @@ def probe(
         augment=_one_of("--augment", augment, ("deeplab", "none")),  # type: ignore[arg-type]
         class_count=classes,
         backbone=_one_of("--backbone", backbone, ("resnet18", "resnet34", "resnet50", "resnet101")),  # type: ignore[arg-type]
-        output_stride=int(_one_of("--output-stride", str(output_stride), ("8", "16"))),  # type: ignore[arg-type]
+        output_stride=int(_one_of("--output-stride", str(output_stride), ("8", "16"))),
         precision=None if precision is None else _one_of("--precision", precision, ("fp32", "bf16", "fp16")),  # type: ignore[arg-type]
         channels_last=channels_last,
         accumulate=accumulate,
