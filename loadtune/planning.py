@@ -37,6 +37,8 @@ WARM_UP_SHARE = 0.05
 CAP_SHARE = 0.2
 """Of the budget, the longest a trial may take from loader start to result; else one slow cell eats the search."""
 CAP_MIN_S, CAP_MAX_S = 8.0, 60.0
+FEW_BATCHES = 8
+"""Batches an epoch below which the worker counts to choose from are few enough to be said."""
 SILENCE_SHARE = 0.5
 """Of the budget, the longest silence of a trial before it counts as hung; never above the default of 60 s."""
 
@@ -138,7 +140,7 @@ def make_plan(options: ProbeOptions, workload: WorkloadSpec, limits: HostLimits,
             epochs=options.epochs,
             accumulate=options.accumulate > 1,
         ),
-        warnings=tuple(_warnings(options, device, inspected)),
+        warnings=tuple(_warnings(options, device, inspected, own_batch)),
     )
 
 
@@ -146,7 +148,8 @@ def make_search(plan: Plan, obstacle: Callable[[Settings], Obstacle | None], see
     """Return the search over this plan's grid."""
     loader_alone = None
     if plan.device.kind == "cpu":
-        loader_alone = [count for count in plan.num_workers if count > 0]
+        most = max(*plan.num_workers, int(plan.limits.usable_cores))
+        loader_alone = [2**power for power in range(most.bit_length())]
     return GridSearch(
         plan.baseline,
         plan.num_workers,
@@ -264,13 +267,19 @@ def _measure_options(budget_s: float) -> MeasureOptions:
     )
 
 
-def _warnings(options: ProbeOptions, device: DeviceChoice, inspected: Inspected) -> Iterator[str]:
+def _warnings(options: ProbeOptions, device: DeviceChoice, inspected: Inspected, own_batch: int) -> Iterator[str]:
     """Yield what a reader must know before any number, each as what and hint."""
     if device.kind == "cpu" and options.crop_px is None:
         size, batch = DEFAULT_CROPS_PX["cpu"], DEFAULT_BATCH_SIZES["cpu"]
         yield (
             f"a CPU trains slowly: crops of {size} px and batches of {batch} by default\n"
             f"--crop and --batch-size change that; --step-time SECONDS tunes the loader for a GPU instead"
+        )
+    count, batch = inspected.sample_count, own_batch
+    if count is not None and options.num_workers is None and count // batch < FEW_BATCHES:
+        yield (
+            f"an epoch of {count} samples has {max(1, count // batch)} batches of {batch}: more workers would idle\n"
+            "give --num-workers to measure them all the same, as for a larger data set of this kind"
         )
     if inspected.is_iterable:
         yield (

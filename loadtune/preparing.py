@@ -80,6 +80,10 @@ class Probe:
         """Seconds since the budget began to run."""
         return time.monotonic() - self.began_s
 
+    def first_sample(self) -> int:
+        """Return where in the order the next trial begins: further on where the cache must not be warm for it."""
+        return self.samples_used if self.cache == "streaming" else 0
+
     def report(self, status: Status, conclusion: Conclusion | None = None) -> Report:
         """Return what is known as a report."""
         bad = list_bad_samples(self.trials)

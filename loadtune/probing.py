@@ -8,18 +8,18 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from loadtune import options as asked
-from loadtune.advice.budget import DUEL_MAX_S, SLICE_MAX_S, Division, DuelPlan, divide_budget, plan_duel
+from loadtune.advice.budget import DUEL_MAX_S, SLICE_MAX_S, DuelPlan, divide_budget, plan_duel
 from loadtune.advice.feasibility import Obstacle, find_obstacle
-from loadtune.advice.search import Leg
+from loadtune.advice.search import Leg, Search
 from loadtune.advice.selection import Choice, choose
 from loadtune.concluding import (
     conclude,
     refuse_too_many,
     representative,
 )
-from loadtune.engine.duel import fits_together, hold_abba, hold_duel
+from loadtune.engine.duel import DuelInterruptedError, fits_together, hold_abba, hold_duel
 from loadtune.engine.launcher import Launcher
-from loadtune.errors import EngineError, LoadtuneError, NothingMeasuredError
+from loadtune.errors import LoadtuneError, NothingMeasuredError
 from loadtune.monitor.environment import refuse_other_distribution, refuse_other_platforms
 from loadtune.monitor.nvml import Nvml
 from loadtune.options import ProbeOptions
@@ -27,10 +27,12 @@ from loadtune.planning import make_search
 from loadtune.preparing import Probe, Sink, Status, prepare
 from loadtune.records.measurement import Cause, TrialResult, TrialState
 from loadtune.records.report import Report
-from loadtune.records.settings import Settings
+from loadtune.records.settings import Settings, TrialSpec
 from loadtune.render.progress import Progress
 from loadtune.stats import ABBA_PAIRS_MIN, BURSTS_MIN
 
+BUILD_LIMIT_S = 30.0
+"""Longest a trial may take to build data and model and warm the device; a model on a busy GPU takes ten."""
 SLICE_LIMIT_S = 6.0
 """Longest slice for the sake of long bursts; longer ones leave too few pairs in any budget."""
 
@@ -64,27 +66,20 @@ def _run(run: Probe) -> Report:
     """Screen, duel, conclude; an interrupt or a dead engine ends the measuring, not the report."""
     status: Status = "complete"
     stopped: LoadtuneError | None = None
-    division = divide_budget(run.options.budget_s, run.spent_s())
+    no_duel_reason = "the probe ended before a duel could be held"
     try:
-        _screen(run, division)
+        no_duel_reason = _measure(run)
     except KeyboardInterrupt:
         status = "interrupted"
     except LoadtuneError as error:
         status, stopped = "failed", error
-    duel_reason = ""
     choice: Choice | None = None
     try:
         choice = choose(run.trials, run.plan.baseline)
-        is_complete = status == "complete"
-        duel_reason = _confirm(run, choice) if is_complete else "the probe ended before a duel could be held"
-    except KeyboardInterrupt:
-        status, duel_reason = "interrupted", "the duel was interrupted"
     except NothingMeasuredError as error:
-        stopped = stopped or error
         status = "interrupted" if status == "interrupted" else "failed"
-    except EngineError as error:
-        status, stopped = "failed", error
-    report = run.report(status, conclude(run.plan, run.trials, run.duels, choice, duel_reason))
+        stopped = stopped or error
+    report = run.report(status, conclude(run.plan, run.trials, run.duels, choice, no_duel_reason))
     run.progress.stop()
     run.sink.finish(report)
     if stopped is not None and status != "interrupted":
@@ -92,39 +87,63 @@ def _run(run: Probe) -> Report:
     return report
 
 
-def _screen(run: Probe, division: Division) -> None:
-    """Ask, run, tell until the search has what it needs or its time is spent."""
-    ends_s = time.monotonic() + division.screening_s
-    plan = run.plan
+def _measure(run: Probe) -> str:
+    """Screen until there is a choice to confirm, or nothing left to ask; return why there is no duel, or nothing.
 
-    def obstacle(settings: Settings) -> Obstacle | None:
-        found = find_obstacle(settings, plan.limits, replace(plan.needs, device_points=_device_points(run)))
-        is_own = settings == plan.baseline and found is not None and found.cause is Cause.CORES
-        return None if is_own else found
-
-    search = make_search(plan, obstacle, run.options.seed)
+    Where the baseline is the choice, the seconds kept for its duel go back to the screening.
+    """
+    search = make_search(run.plan, lambda settings: _obstacle(run, settings), run.options.seed)
     run.sink.save(run.report("running"))
+    while True:
+        asked_before = len(run.trials)
+        _screen(run, search, divide_budget(run.options.budget_s, run.spent_s()).screening_s)
+        choice = choose(run.trials, run.plan.baseline)
+        if choice.settings != run.plan.baseline:
+            return _confirm(run, choice)
+        if len(run.trials) == asked_before:
+            return ""
+
+
+def _screen(run: Probe, search: Search, seconds: float) -> None:
+    """Ask, run, tell until the search has what it needs or its time is spent."""
+    ends_s = time.monotonic() + seconds
     while (leg := search.ask(ends_s - time.monotonic())) is not None:
         number = len(run.trials) + 1
-        spec = plan.spec(leg, run.cache, run.samples_used if run.cache == "streaming" else 0, run.options.seed)
+        spec = run.plan.spec(leg, run.cache, run.first_sample(), run.options.seed)
         label = f"num_workers={leg.settings.num_workers} batch_size={leg.settings.batch_size}"
         run.progress.trial_started(number, max(number, search.planned()), label, run.options.budget_s - run.spent_s())
-        if leg.obstacle is not None:
-            result = run.runner.skip(spec, leg, number)
-        else:
-            try:
-                result = run.runner.run(spec, leg, number, time.monotonic() + spec.measure.cap_s + leg.measure_s + 5.0)
-            except KeyboardInterrupt:
-                run.trials.append(run.runner.interrupted(spec, leg, number))
-                run.notes = search.notes()
-                raise
+        try:
+            result = (
+                run.runner.run(spec, leg, number, _deadline_s(run, spec))
+                if leg.obstacle is None
+                else run.runner.skip(spec, leg, number)
+            )
+        except KeyboardInterrupt:
+            run.trials.append(run.runner.interrupted(spec, leg, number))
+            run.notes = search.notes()
+            raise
         run.trials.append(result)
         run.samples_used += result.measurement.samples_seen if result.measurement is not None else 0
         search.tell(result)
         run.notes = search.notes()
         run.progress.trial_finished(result, _best(run.trials))
         run.sink.save(run.report("running"))
-        refuse_too_many(run.trials, plan.workload.sample_count, run.options.max_bad_ratio)
+        refuse_too_many(run.trials, run.plan.workload.sample_count, run.options.max_bad_ratio)
+
+
+def _deadline_s(run: Probe, spec: TrialSpec) -> float:
+    """Return when a trial is ended: after its cap and a slow build, but no later than the budget allows."""
+    now_s = time.monotonic()
+    soonest_s = now_s + spec.measure.cap_s
+    return min(soonest_s + BUILD_LIMIT_S, max(soonest_s, run.began_s + run.options.budget_s))
+
+
+def _obstacle(run: Probe, settings: Settings) -> Obstacle | None:
+    """Return what forbids a setting; a baseline that asks for more cores than there are is what the user runs."""
+    needs = replace(run.plan.needs, device_points=_device_points(run))
+    found = find_obstacle(settings, run.plan.limits, needs)
+    is_own = settings == run.plan.baseline and found is not None and found.cause is Cause.CORES
+    return None if is_own else found
 
 
 def _device_points(run: Probe) -> dict[int, int]:
@@ -144,8 +163,6 @@ def _best(trials: list[TrialResult]) -> TrialResult | None:
 def _confirm(run: Probe, choice: Choice) -> str:
     """Hold the duel of choice and baseline; return why there is none, or nothing."""
     baseline = run.plan.baseline
-    if choice.settings == baseline:
-        return ""
     reserve_s = divide_budget(run.options.budget_s, 0.0).reserve_s
     left_s = min(DUEL_MAX_S, run.options.budget_s - run.spent_s() - reserve_s)
     trials = {each: representative(run.trials, each) for each in (baseline, choice.settings)}
@@ -154,7 +171,8 @@ def _confirm(run: Probe, choice: Choice) -> str:
     plan = _plan_duel(run, left_s, [trial for trial in trials.values() if trial is not None])
     if plan is None:
         return f"{left_s:.0f} s were left, too few for a duel: give it a longer --budget"
-    specs = [run.plan.spec(Leg(settings=each, role="grid"), run.cache, 0, run.options.seed) for each in trials]
+    legs = [Leg(settings=each, role="grid") for each in trials]
+    specs = [run.plan.spec(leg, run.cache, run.first_sample(), run.options.seed) for leg in legs]
     run.progress.phase(f"duel: num_workers={choice.settings.num_workers} against num_workers={baseline.num_workers}")
 
     def told(done: int, planned: int) -> None:
@@ -162,10 +180,14 @@ def _confirm(run: Probe, choice: Choice) -> str:
 
     deadline_s = time.monotonic() + left_s
     memory = [None if trial is None or trial.trace is None else trial.trace.pss_bytes for trial in trials.values()]
-    if fits_together(memory, run.arena.memory_end_bytes):
-        run.duels.append(hold_duel(run.arena, specs[0], specs[1], plan, deadline_s, told))
-    else:
-        run.duels.append(hold_abba(run.runner, specs[0], specs[1], ABBA_PAIRS_MIN, deadline_s, told))
+    try:
+        if fits_together(memory, run.arena.memory_end_bytes):
+            run.duels.append(hold_duel(run.arena, specs[0], specs[1], plan, deadline_s, told))
+        else:
+            run.duels.append(hold_abba(run.runner, specs[0], specs[1], ABBA_PAIRS_MIN, deadline_s, told))
+    except DuelInterruptedError as stop:
+        run.duels.append(stop.duel)
+        raise
     return ""
 
 

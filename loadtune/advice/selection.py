@@ -124,7 +124,7 @@ def recommend(
         cost=_cost(screening, settings, terms.baseline),
         ties=tuple(each for each in choice.ties if each != settings),
         alternatives=_alternatives(screening, choice, terms),
-        reasons=(*choice.reasons, *reason),
+        reasons=tuple(dict.fromkeys((*choice.reasons, *reason))),
         hours_saved=hours_saved,
         hours_saved_basis=None if hours_saved is None else f"{terms.epochs} epochs of {terms.sample_count} samples",
         epoch_rate_per_s=_epoch_rate_per_s(screening, settings, rate, terms.sample_count),
@@ -136,7 +136,7 @@ def _judge(
 ) -> tuple[Settings, Verdict, Speedup, tuple[str, ...]]:
     """Return settings, verdict, speed-up and why, from the duel alone."""
     if choice.settings == terms.baseline:
-        return _keep_baseline(terms, "the baseline is already the choice")
+        return _keep_baseline(terms, "no setting measured was faster by more than a tie")
     if duel is None or duel.failure is not None:
         reason = no_duel_reason or "no duel was held"
         if duel is not None and duel.failure is not None:

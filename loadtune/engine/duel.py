@@ -23,6 +23,7 @@ from loadtune.records.measurement import Cause, Duel, Failure, SlicePair, TrialS
 from loadtune.records.messages import Failed, Phase, SideTask, Sources, StepsDone
 from loadtune.records.resources import ResourceTrace
 from loadtune.records.settings import TrialSpec
+from loadtune.stats import DUEL_PAIRS_MIN
 
 HEAD_S = 0.3
 """Dropped at the start of each slice: the frozen group's full queue, and what storage delivered meanwhile, drain."""
@@ -64,6 +65,14 @@ class _SideLostError(Exception):
     """A side ended by itself. Its only argument is the Failure."""
 
 
+class DuelInterruptedError(KeyboardInterrupt):
+    """Ctrl-C in a duel; `duel` holds the pairs that were done."""
+
+    def __init__(self, duel: Duel) -> None:
+        super().__init__()
+        self.duel = duel
+
+
 @dataclass(slots=True, kw_only=True)
 class Arena:
     """Where duels are held: everything but who fights and for how long."""
@@ -93,6 +102,7 @@ def hold_duel(
     pairs: list[SlicePair] = []
     failure: Failure | None = None
     notes: list[str] = []
+    is_interrupted = False
     for restart in range(plan.restarts):
         share = [pair * plan.restarts // plan.pairs for pair in range(plan.pairs)].count(restart)
         try:
@@ -100,11 +110,15 @@ def hold_duel(
         except _SideLostError as error:
             failure = error.args[0]
             break
+        except KeyboardInterrupt:
+            is_interrupted = True
+            notes.append(f"Interrupted in start {restart + 1} of {plan.restarts}; its pairs are not in.")
+            break
         report(len(pairs), plan.pairs)
         if time.monotonic() > deadline_s and restart + 1 < plan.restarts:
             notes.append(f"Time was up after {restart + 1} of {plan.restarts} starts.")
             break
-    return Duel(
+    duel = Duel(
         baseline=baseline.settings,
         contender=contender.settings,
         method="frozen",
@@ -113,8 +127,11 @@ def hold_duel(
         head_s=head_s,
         seconds_spent=time.monotonic() - began_s,
         notes=tuple(notes),
-        failure=failure if len(pairs) < plan.pairs // 2 else None,
+        failure=failure if len(pairs) < DUEL_PAIRS_MIN else None,
     )
+    if is_interrupted:
+        raise DuelInterruptedError(duel)
+    return duel
 
 
 def _run_restart(

@@ -185,6 +185,8 @@ def compose_speedup(recommendation: Recommendation) -> str:
     doubt = f" ({one_line(speedup.reason)})" if speedup.reason else ""
     if recommendation.verdict is Verdict.FASTER:
         return f"{interval} times faster than {baseline}{doubt}"
+    if recommendation.settings == recommendation.baseline.settings and not speedup.pairs:
+        return f"what you run already: {one_line(speedup.reason or 'no other setting was chosen')}"
     if recommendation.verdict is Verdict.SAME:
         return f"as fast as yours (within {format_percent(SAME_RATIO)}): {interval} of {baseline}{doubt}"
     return f"{interval} of {baseline}: too uncertain to call{doubt}"
