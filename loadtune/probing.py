@@ -10,6 +10,7 @@ from dataclasses import replace
 from loadtune import options as asked
 from loadtune.advice.budget import DUEL_MAX_S, SLICE_MAX_S, DuelPlan, divide_budget, plan_duel
 from loadtune.advice.feasibility import Obstacle, find_obstacle
+from loadtune.advice.rules import STALL_RATIO
 from loadtune.advice.search import Leg, Search
 from loadtune.advice.selection import Choice, choose
 from loadtune.concluding import (
@@ -17,7 +18,7 @@ from loadtune.concluding import (
     refuse_too_many,
     representative,
 )
-from loadtune.engine.duel import DuelInterruptedError, fits_together, hold_abba, hold_duel
+from loadtune.engine.duel import HEAD_S, DuelInterruptedError, fits_together, hold_abba, hold_duel
 from loadtune.engine.launcher import Launcher
 from loadtune.errors import LoadtuneError, NothingMeasuredError
 from loadtune.monitor.environment import refuse_other_distribution, refuse_other_platforms
@@ -33,6 +34,8 @@ from loadtune.stats import ABBA_PAIRS_MIN, BURSTS_MIN
 
 BUILD_LIMIT_S = 30.0
 """Longest a trial may take to build data and model and warm the device; a model on a busy GPU takes ten."""
+SLICE_STEPS_MIN = 4
+"""Steps in a slice at least; with fewer, the part of a step that a slice cuts decides its count."""
 SLICE_LIMIT_S = 6.0
 """Longest slice for the sake of long bursts; longer ones leave too few pairs in any budget."""
 
@@ -192,12 +195,19 @@ def _confirm(run: Probe, choice: Choice) -> str:
 
 
 def _plan_duel(run: Probe, left_s: float, trials: list[TrialResult]) -> DuelPlan | None:
-    """Fit a duel into what is left; bursts of slow batches ask for longer slices."""
-    start_s, burst_s = 0.0, 0.0
+    """Fit a duel into what is left; slow steps and bursts of slow batches ask for longer slices."""
+    start_s, wanted_s = 0.0, SLICE_MAX_S
     for trial in trials:
         measured_s = 0.0 if trial.measurement is None else trial.measurement.duration_s
         start_s += max(0.2, trial.seconds_spent - measured_s)
-        batches_per_s = (trial.rate_per_s or 1.0) / trial.settings.batch_size
-        burst_s = max(burst_s, max(1, trial.settings.num_workers) / batches_per_s)
-    wanted_s = min(SLICE_LIMIT_S, max(SLICE_MAX_S, BURSTS_MIN * burst_s))
+        wanted_s = max(wanted_s, HEAD_S + _pause_s(trial))
+    wanted_s = min(SLICE_LIMIT_S, wanted_s)
     return plan_duel(left_s, start_s, wanted_s) or plan_duel(left_s, start_s)
+
+
+def _pause_s(trial: TrialResult) -> float:
+    """Return the shortest slice that counts finely: four steps, or ten bursts where workers deliver in bursts."""
+    batch_s = trial.settings.batch_size / (trial.rate_per_s or 1.0)
+    stall = 0.0 if trial.measurement is None else trial.measurement.stall_ratio or 0.0
+    comes_in_bursts = trial.settings.num_workers > 1 and stall > STALL_RATIO
+    return BURSTS_MIN * trial.settings.num_workers * batch_s if comes_in_bursts else SLICE_STEPS_MIN * batch_s

@@ -27,6 +27,8 @@ LEG_OVERHEAD_S = 1.5
 HOPELESS_RATIO = 0.75
 """Settings below this share of the best are not repeated: rounds differ by 2 to 8 %, so a quarter is out of
 the noise's reach and of the tie rule's."""
+DISTURBED_CORES = 0.25
+"""Cores taken by others from which a slow trial proves nothing: it is measured again, and not called hopeless."""
 EDGE_GAIN_RATIO = 1.03
 """The edge is extended where it beats the rest by more than the tie rule forgives; less is a plateau."""
 
@@ -218,15 +220,20 @@ class GridSearch:
         ]
 
     def _contenders(self) -> list[Settings]:
-        """The baseline, and every measured setting not hopelessly below the best at its batch size."""
+        """The baseline, and every measured setting not hopelessly below the best at its batch size.
+
+        A round is not repeated on account of a contender's own rate, but a slow trial that others disturbed proves
+        nothing about its setting.
+        """
         rates = self._rates()
+        disturbed = {result.settings for result in self._results if result.round == 0 and _is_disturbed(result)}
         best: dict[int, float] = {}
         for settings, rate in rates.items():
             best[settings.batch_size] = max(rate, best.get(settings.batch_size, 0.0))
         return [
             settings
             for settings, rate in rates.items()
-            if settings == self._baseline or rate >= HOPELESS_RATIO * best[settings.batch_size]
+            if settings == self._baseline or settings in disturbed or rate >= HOPELESS_RATIO * best[settings.batch_size]
         ]
 
     def _rates(self) -> dict[Settings, float]:
@@ -303,6 +310,13 @@ class GridSearch:
     def _note(self, sentence: str) -> None:
         if sentence not in self._notes:
             self._notes.append(sentence)
+
+
+def _is_disturbed(result: TrialResult) -> bool:
+    trace = result.trace
+    if trace is None or not is_end_to_end(result):
+        return False
+    return (trace.mean_foreign_cores or 0.0) + (trace.mean_steal_cores or 0.0) > DISTURBED_CORES
 
 
 def is_end_to_end(result: TrialResult) -> bool:

@@ -58,8 +58,11 @@ def run(task: Task, events_fd: int, control_fd: int) -> int:
 
     def tell(event: Event) -> None:
         content = msgspec.json.encode(event) + b"\n"
-        while content:
-            content = content[os.write(events_fd, content) :]
+        try:
+            while content:
+                content = content[os.write(events_fd, content) :]
+        except BrokenPipeError:  # the parent has gone; told apart from one that the user's code raises
+            os._exit(FAILED_EXIT_CODE)
 
     def note_accelerator(accelerator: Accelerator) -> None:
         accelerators.append(accelerator)
@@ -67,8 +70,6 @@ def run(task: Task, events_fd: int, control_fd: int) -> int:
 
     try:
         _do(task, tell, note_accelerator, control_fd, started_s)
-    except BrokenPipeError:
-        return FAILED_EXIT_CODE
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is data, never our traceback
         traceback.print_exc()
         is_device_memory = any(accelerator.is_out_of_memory(error) for accelerator in accelerators)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from signal import SIGCONT, SIGSTOP
 from typing import Literal
 
+import msgspec
+
 from loadtune.advice.budget import DuelPlan
 from loadtune.advice.search import Leg
 from loadtune.engine.failures import Ended, explain, explain_exit
@@ -29,6 +31,8 @@ HEAD_S = 0.3
 """Dropped at the start of each slice: the frozen group's full queue, and what storage delivered meanwhile, drain."""
 HEAD_SHARE_MAX = 0.4
 """Of a slice at most; a short slice with the whole head dropped would hold nothing."""
+SIDE_WARM_UP_S = 2.0
+"""Longest loader warm-up of a side: the heads of its slices are dropped besides."""
 LAST_STEP_LIMIT_S = 3.0
 """How long a side may run on after its last slice, so that the step which that slice cut is seen to end."""
 FLAG_FOREIGN_RATIO = 0.1
@@ -169,6 +173,8 @@ def _run_restart(
 
 def _start_side(arena: Arena, spec: TrialSpec, deadline_s: float) -> _Side:
     """Start a side, wait until its loader is warm, and stop it."""
+    brief = msgspec.structs.replace(spec.measure, warm_up_s=min(spec.measure.warm_up_s, SIDE_WARM_UP_S))
+    spec = msgspec.structs.replace(spec, measure=brief)
     side = _Side(arena.launcher.start(SideTask(spec=spec, sources=arena.sources)))
     limit_s = max(deadline_s, time.monotonic() + spec.measure.cap_s)
     try:

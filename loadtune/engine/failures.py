@@ -6,6 +6,7 @@ Pure: it reads names, texts and numbers. It imports no torch, so classes are kno
 import errno
 import re
 import signal
+import traceback
 from dataclasses import dataclass
 
 from loadtune.errors import TargetError, TooManyBadSamplesError
@@ -27,6 +28,7 @@ _SHARED_MEMORY = re.compile(
 )
 _OPEN_FILES = re.compile(r"Too many open files|received 0 items of ancdata", re.IGNORECASE)
 _WORKER = re.compile(r"DataLoader worker \(pid(\(s\))? .*(exited unexpectedly|is killed by signal)", re.DOTALL)
+_BAD_SAMPLES = re.compile(r"Caught TooManyBadSamplesError in DataLoader worker")
 _HOST_MEMORY = re.compile(r"DefaultCPUAllocator: (can't|not enough) (allocate )?memory|Cannot allocate memory")
 
 
@@ -46,14 +48,14 @@ def classify_exception(error: BaseException, *, is_device_memory: bool) -> Faile
         error: What was raised.
         is_device_memory: Whether the device says that its memory did not suffice.
     """
-    text = _first_line(error)
+    text = _printable(_first_line(error))
     found = _match(error, str(error), is_device_memory=is_device_memory)
     if found is not None:
         state, cause, hint = found
         return Failed(state=state, cause=cause, message=text, hint=hint)
     hint = error.hint if isinstance(error, TargetError) else LOG_HINT
-    message = error.what if isinstance(error, TargetError) else text
-    return Failed(state=TrialState.FAILED, cause=Cause.USER_CODE, message=message, hint=hint)
+    message = _printable(error.what) if isinstance(error, TargetError) else text
+    return Failed(state=TrialState.FAILED, cause=Cause.USER_CODE, message=message, hint=_printable(hint))
 
 
 def _match(error: BaseException, text: str, *, is_device_memory: bool) -> tuple[TrialState, Cause, str] | None:
@@ -61,6 +63,8 @@ def _match(error: BaseException, text: str, *, is_device_memory: bool) -> tuple[
         return TrialState.OUT_OF_MEMORY, Cause.DEVICE_MEMORY, "use a smaller batch, crop or precision"
     if isinstance(error, TooManyBadSamplesError):
         return TrialState.FAILED, Cause.BAD_SAMPLES, error.hint
+    if _BAD_SAMPLES.match(text):  # raised in a worker: only its text arrives, its last line the hint
+        return TrialState.FAILED, Cause.BAD_SAMPLES, text.rstrip().splitlines()[-1]
     if isinstance(error, TargetError):
         return None
     if _SHARED_MEMORY.search(text):
@@ -69,7 +73,7 @@ def _match(error: BaseException, text: str, *, is_device_memory: bool) -> tuple[
         return TrialState.FAILED, Cause.OPEN_FILES, FILES_HINT
     if isinstance(error, MemoryError) or _HOST_MEMORY.search(text):
         return TrialState.OUT_OF_MEMORY, Cause.HOST_MEMORY, MEMORY_HINT
-    if _WORKER.search(text):
+    if _WORKER.search(text) or _lost_a_worker(error):
         return TrialState.CRASHED, Cause.WORKER, LOG_HINT
     return None
 
@@ -105,9 +109,25 @@ def explain_exit(ended: Ended, log_tail: str) -> tuple[TrialState, Failure]:
     return TrialState.CRASHED, failure(Cause.EXIT, told, LOG_HINT)
 
 
+def _lost_a_worker(error: BaseException) -> bool:
+    """Say whether a batch's shared memory was asked of a worker that had ended: torch tells it as a missing file.
+
+    A worker that ends with code 0 (sys.exit, SIGINT) is noticed nowhere else, and a killed one often here first.
+    """
+    frames = traceback.walk_tb(error.__traceback__)
+    is_on_its_way = any(frame.f_code.co_name == "rebuild_storage_fd" for frame, _ in frames)
+    return isinstance(error, OSError | EOFError) and is_on_its_way
+
+
 def _first_line(error: BaseException) -> str:
-    """Return "ValueError: what it said"; of a worker's exception, its own last line instead of DataLoader's first."""
+    """Return "ValueError: what it said"; of a worker's exception, that of its own traceback, not DataLoader's line."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].startswith("Caught "):
-        return lines[-1].strip()
+        last_frame = max((place for place, line in enumerate(lines) if line.startswith("  ")), default=0)
+        return lines[min(last_frame + 1, len(lines) - 1)].strip()
     return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+
+
+def _printable(text: str) -> str:
+    """Return text that JSON can hold: a file name that is not UTF-8 keeps the rest of its letters."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -65,6 +65,7 @@ class _Heard:
     failed: Failed | None = None
     measuring_s: float | None = None
     measured_s: float | None = None
+    requested_s: float = 0.0
     last_s: float = 0.0
 
 
@@ -103,7 +104,7 @@ class Runner:
         process = self._launcher.start(TrialTask(spec=spec, sources=self._sources, requested_s=requested_s))
         sampler = Sampler([process.pid], self._nvml)
         sampler.start()
-        heard = _Heard(last_s=requested_s)
+        heard = _Heard(requested_s=requested_s, last_s=requested_s)
         ended: tuple[TrialState, Failure] | None = None
         try:
             while process.exit is None and ended is None and heard.measurement is None:
@@ -208,7 +209,7 @@ class Runner:
         if now_s > deadline_s:
             return TrialState.TIMED_OUT, Failure(
                 cause=Cause.DEADLINE,
-                message=f"no result after {now_s - (deadline_s - spec.measure.cap_s):.0f} s",
+                message=f"no result after {now_s - heard.requested_s:.0f} s",
                 hint="give it a longer --budget, or a smaller --batch-size",
                 log_tail=process.log_tail(),
             )

@@ -3,9 +3,11 @@
 Pure. Time is counted while the side was running: a step that was frozen half way is no slower for it.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,50 +31,43 @@ def share_out(
 ) -> list[Share | None]:
     """Return each slice's samples: None where a slice is no longer than its head, or no step shows how fast it was.
 
-    Samples count evenly between the ends of two neighbouring steps, in active time.
+    Samples count evenly between the ends of two neighbouring steps, in the time in which the step could go on. A step
+    that ends while the side is stopped ran on a device that does not stop with its process (a GPU, a replayed one):
+    the pause up to its end counts for it.
 
     Args:
-        finished_s: End of each step, rising; ends while frozen count as the next slice's start.
+        finished_s: End of each step, rising.
         samples: Of each step.
         slices: The side's turns, in order.
         head_s: Seconds at the start of each slice that do not count.
     """
-    starts = [0.0]
-    for each in slices:
-        starts.append(starts[-1] + each.ended_s - each.started_s)
-    times = [_active_s(at_s, slices, starts) for at_s in finished_s]
-    total = [0.0]
-    for count in samples[1:]:
-        total.append(total[-1] + count)
+    total = list(accumulate(samples[1:], initial=0))
     shares: list[Share | None] = []
-    for place, each in enumerate(slices):
-        begin, end = starts[place] + head_s, starts[place] + each.ended_s - each.started_s
-        if end <= begin or len(times) < 2 or times[-1] <= begin:
+    for each in slices:
+        begin_s = each.started_s + head_s
+        if each.ended_s <= begin_s or len(finished_s) < 2 or finished_s[-1] <= begin_s:
             shares.append(None)
             continue
-        done = _interpolate(end, times, total) - _interpolate(begin, times, total)
-        shares.append(Share(samples=max(0.0, done), active_s=end - begin))
+        done = _done(each.ended_s, finished_s, total, slices) - _done(begin_s, finished_s, total, slices)
+        shares.append(Share(samples=max(0.0, done), active_s=each.ended_s - begin_s))
     return shares
 
 
-def _active_s(at_s: float, slices: Sequence[Slice], starts: Sequence[float]) -> float:
-    """Return the seconds that the side had been running for at a moment."""
-    place = bisect_right([each.started_s for each in slices], at_s) - 1
-    if place < 0:
-        return at_s - slices[0].started_s  # before the first slice: negative, still in order
-    each = slices[place]
-    return starts[place] + min(at_s, each.ended_s) - each.started_s
+def _done(at_s: float, finished_s: Sequence[float], total: Sequence[float], slices: Sequence[Slice]) -> float:
+    """Return the samples done at a moment of a slice; none are added beyond the ends, whose pace may be a burst's."""
+    place = bisect_right(finished_s, at_s)
+    if place == 0 or place == len(finished_s):
+        return total[0] if place == 0 else total[-1]
+    before_s, after_s = finished_s[place - 1], finished_s[place]
+    whole_s = _running_s(before_s, after_s, slices)
+    part_s = min(_running_s(before_s, at_s, slices), whole_s)
+    return total[place - 1] + (total[place] - total[place - 1]) * (part_s / whole_s if whole_s > 0 else 1.0)
 
 
-def _interpolate(at_s: float, times: Sequence[float], total: Sequence[float]) -> float:
-    """Return the samples done at an active time. Beyond the ends nothing is added: the last pace may be a burst's."""
-    if at_s <= times[0] or at_s >= times[-1]:
-        return total[0] if at_s <= times[0] else total[-1]
-    right = min(max(bisect_right(times, at_s), 1), len(times) - 1)
-    left = right - 1
-    while left > 0 and times[left] >= times[right]:
-        left -= 1
-    width_s = times[right] - times[left]
-    if width_s <= 0:
-        return total[right]
-    return total[left] + (total[right] - total[left]) * (at_s - times[left]) / width_s
+def _running_s(from_s: float, to_s: float, slices: Sequence[Slice]) -> float:
+    """Return the time between two moments in which a step could go on: the slices', and a pause that `to_s` lies in."""
+    running = sum(max(0.0, min(to_s, each.ended_s) - max(from_s, each.started_s)) for each in slices)
+    pauses = zip([each.ended_s for each in slices], [*(each.started_s for each in slices[1:]), math.inf], strict=True)
+    own_pause = sum(to_s - max(from_s, begin) for begin, end in pauses if begin < to_s < end)
+    before_all = max(0.0, min(to_s, slices[0].started_s) - from_s)
+    return running + own_pause + before_all

@@ -17,6 +17,7 @@ from loadtune.measure.loader import Batches, Stamp, Taken
 from loadtune.measure.summary import Evidence, summarise
 from loadtune.records.measurement import Measurement, Window
 from loadtune.records.messages import Event, Phase, StepsDone
+from loadtune.records.settings import MeasureOptions
 
 Tell = Callable[[Event], None]
 
@@ -29,7 +30,13 @@ WARM_LIMIT_S = 3.0
 SETTLED_RATIO = 0.05
 """Warm when the last five step times lie within this of each other."""
 LOADER_BATCHES = 10
-"""Batches of loader warm-up at least, and two from each worker, and all that may lie ready at once."""
+"""Batches of loader warm-up, or two from each worker, or all that may lie ready at once, whichever is most."""
+LOADER_BATCHES_MIN = 2
+"""Batches of loader warm-up at least, however slow: the first holds the start of the data set."""
+SLOW_WARM_UP_S = 1.0
+"""Time after which one batch from each worker will do; ten batches of half a second would eat the leg."""
+EVEN_WAIT_RATIO = 0.05
+"""Share of a window spent waiting for batches below which the device sets the pace, evenly."""
 BEAT_S = 0.25
 """A sign of life at least this often while steps finish; silence beyond `silence_s` counts as a hang."""
 WARM_RUN_AHEAD = 2
@@ -169,30 +176,58 @@ def _cycle(batches: list[Any]) -> Iterator[Any]:
 def warm_loader_up(run: Run) -> None:
     """Take batches until each worker has delivered and the queue is as full or empty as it will stay."""
     settings, is_resident = run.leg.spec.settings, run.leg.loader is None
-    target = 1 if is_resident else max(settings.batches_in_flight, 2 * settings.num_workers, LOADER_BATCHES)
-    until_s = time.monotonic() + run.leg.spec.measure.warm_up_s
-    while (len(run.taken) < target and time.monotonic() < until_s) or not run.steps:
+    least = 1 if is_resident else max(settings.num_workers, LOADER_BATCHES_MIN)
+    most = 1 if is_resident else max(settings.batches_in_flight, 2 * settings.num_workers, LOADER_BATCHES)
+    began_s, options = time.monotonic(), run.leg.spec.measure
+    while not run.steps or not _is_loader_warm(len(run.taken), least, most, time.monotonic() - began_s, options):
         run.advance(is_resident=is_resident)
+
+
+def _is_loader_warm(taken: int, least: int, most: int, elapsed_s: float, options: MeasureOptions) -> bool:
+    """Say whether to start measuring.
+
+    The device was warm before the loader began, so the queue starts empty and nothing has to drain: where batches are
+    slow, one from each worker is enough.
+    """
+    if taken >= most or elapsed_s > options.warm_up_s:
+        return True
+    return taken >= least and elapsed_s > SLOW_WARM_UP_S
 
 
 def _measure_windows(run: Run, first_step: int, cap_at_s: float) -> tuple[list[Window], list[str]]:
     """Return the windows since `first_step` had finished; the last may be short where time ran out."""
     options, is_resident = run.leg.spec.measure, run.leg.loader is None
-    burst = 1 if is_resident else max(1, run.leg.spec.settings.num_workers)
     windows: list[Window] = []
     begin, total_s = first_step, 0.0
     until_s = time.monotonic() + options.measure_s
     while total_s < options.measure_s or len(windows) < options.windows_min:
         run.advance(is_resident=is_resident)
-        end = begin + (len(run.steps) - 1 - begin) // burst * burst
-        duration_s = run.steps[end].finished_s - run.steps[begin].finished_s
-        if end > begin and duration_s >= options.window_min_s:
+        end = _window_end(run, begin, options.window_min_s)
+        if end is not None:
             windows.append(make_window(run.steps, begin, end))
-            begin, total_s = end, total_s + duration_s
+            begin, total_s = end, total_s + windows[-1].duration_s
         now_s = time.monotonic()
-        if now_s > cap_at_s or (windows and now_s > until_s + options.measure_s):
+        if now_s > cap_at_s or (len(windows) >= options.windows_min and now_s > until_s + options.measure_s):
             return _cut_short(run, windows, begin)
     return windows, []
+
+
+def _window_end(run: Run, begin: int, window_min_s: float) -> int | None:
+    """Return the step that ends a window, or None as long as it is too short.
+
+    Where the loop waits for the loader, batches come in bursts of num_workers and a window holds whole multiples of
+    it; where a full queue feeds the device evenly, any number of batches does.
+    """
+    last = len(run.steps) - 1
+    whole_s = run.steps[last].finished_s - run.steps[begin].finished_s
+    if last == begin or whole_s < window_min_s:
+        return None
+    waited_s = sum(step.data_wait_s for step in run.steps[begin + 1 : last + 1])
+    workers = 0 if run.leg.loader is None else run.leg.spec.settings.num_workers
+    burst = max(1, workers) if waited_s > EVEN_WAIT_RATIO * whole_s else 1
+    end = begin + (last - begin) // burst * burst
+    is_long_enough = end > begin and run.steps[end].finished_s - run.steps[begin].finished_s >= window_min_s
+    return end if is_long_enough else None
 
 
 def _cut_short(run: Run, windows: list[Window], begin: int) -> tuple[list[Window], list[str]]:

@@ -13,8 +13,9 @@ from loadtune.advice.feasibility import Obstacle
 from loadtune.advice.search import GridSearch, with_axes
 from loadtune.errors import UsageError
 from loadtune.records.measurement import Cause, TrialState
+from loadtune.records.resources import ResourceTrace
 from loadtune.records.settings import Settings
-from tests.fake_runner import FakeRunner, drive
+from tests.fake_runner import FakeRunner, complete_result, drive
 from tests.strategies import BASELINE
 
 WORKERS = (0, 1, 2, 4, 8)
@@ -281,3 +282,21 @@ def test_planned_duel_fits_its_seconds(duel_s, start_s):
         assert plan.restarts * start_s + 2 * plan.pairs * plan.slice_s <= duel_s + 1e-6
     else:
         assert duel_s - 2 * start_s < 8.0 + 1e-6
+
+
+def test_slow_trial_that_others_disturbed_is_measured_again() -> None:
+    """What a neighbour slowed down is not called hopeless; what was slow by itself is."""
+
+    def again(foreign_cores: float) -> bool:
+        search = GridSearch(BASELINE, (0, 2, 4), (BASELINE.batch_size,), measure_device=False, loader_alone=())
+        results: list[Settings] = []
+        while (leg := search.ask(60.0)) is not None:
+            is_slow = leg.settings.num_workers == 4
+            trace = ResourceTrace(started_monotonic_s=0.0, mean_foreign_cores=foreign_cores if is_slow else 0.0)
+            fields = {"role": leg.role, "round": leg.round, "trace": trace, "number": len(results) + 1}
+            search.tell(complete_result(leg.settings, 50.0 if is_slow else 100.0, **fields))
+            results.append(leg.settings)
+        return sum(each.num_workers == 4 for each in results) > 1
+
+    assert again(foreign_cores=1.0)
+    assert not again(foreign_cores=0.0)
