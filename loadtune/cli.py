@@ -68,7 +68,7 @@ def probe(
     ),
     num_workers: Annotated[str | None, typer.Option(help="Worker counts: 2,4,8 or 0-16:4.  [auto]")] = None,
     batch_size: Annotated[
-        str | None, typer.Option(help="Batch sizes, yours first: 16 or 16,32.  [16 and larger; on a CPU 2]")
+        str | None, typer.Option(help="Batch sizes, the smallest is yours: 16 or 16,32.  [16 and larger; on a CPU 2]")
     ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="What you run today: num_workers=2,batch_size=16.  [torch's suggestion]")
@@ -166,8 +166,13 @@ def run_probe(options: ProbeOptions, out: Path | None, json_path: str | None, *,
     outputs = open_outputs(options.dataset, out, copy, force=force)
     try:
         report = run(options, outputs, make_progress(sys.stderr, quiet=quiet))
-    finally:
+    except LoadtuneError:
+        if not outputs.forget_if_empty():
+            print(f"What was measured until then is in {outputs.json_path}", file=sys.stderr)
+        raise
+    except KeyboardInterrupt:
         outputs.forget_if_empty()
+        raise
     if json_path == "-":
         sys.stdout.write(encode_report(report).decode("utf-8"))
     else:

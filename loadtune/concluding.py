@@ -14,7 +14,9 @@ from loadtune.records.report import Ceilings, Finding, Recommendation
 from loadtune.records.settings import Settings
 
 BAD_SAMPLES_SHOWN = 10
-"""Broken samples named in the report and in the error; the rest are counted."""
+"""Broken samples named in the report's summary; the rest are counted. Each trial keeps its own list."""
+BAD_SAMPLES_IN_ERROR = 3
+"""Broken samples named in the error: it should stay readable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +90,14 @@ def refuse_too_many(trials: Sequence[TrialResult], sample_count: int | None, max
     """End the probe where more samples are broken than allowed; one is always allowed unless the limit is 0.
 
     Raises:
-        TooManyBadSamplesError: With the names of the first ten.
+        TooManyBadSamplesError: With the names of the first three.
     """
     bad = list_bad_samples(trials)
     allowed = 0 if sample_count is None else math.ceil(max_bad_ratio * sample_count)
     if sample_count is None or len(bad) <= allowed:
         return
-    listed = "; ".join(f"{each.name}: {each.reason}" for each in bad[:BAD_SAMPLES_SHOWN])
+    listed = "; ".join(f"{each.name}: {each.reason}" for each in bad[:BAD_SAMPLES_IN_ERROR])
+    listed += f"; and {len(bad) - BAD_SAMPLES_IN_ERROR} more" if len(bad) > BAD_SAMPLES_IN_ERROR else ""
     raise TooManyBadSamplesError(
         f"{len(bad)} of {sample_count} samples are broken, {allowed} are allowed: {listed}",
         "repair or remove them, or allow more with --max-bad 5%",

@@ -30,10 +30,13 @@ class Outputs:
         self.html_path = folder / HTML_NAME
         self._json_copy = json_copy
 
-    def forget_if_empty(self) -> None:
-        """Remove the folder again where nothing was written, so that a refused probe leaves no trace."""
+    def forget_if_empty(self) -> bool:
+        """Remove the folder again where nothing was written, so that a refused probe leaves no trace; say if so."""
+        if self.json_path.exists():
+            return False
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+        return True
 
     def save(self, report: Report) -> None:
         """Write the JSON, so that what was measured is never lost."""

@@ -18,7 +18,7 @@ from loadtune.concluding import (
     refuse_too_many,
     representative,
 )
-from loadtune.engine.duel import HEAD_S, DuelInterruptedError, fits_together, hold_abba, hold_duel
+from loadtune.engine.duel import HEAD_S, SIDE_WARM_UP_S, DuelInterruptedError, fits_together, hold_abba, hold_duel
 from loadtune.engine.launcher import Launcher
 from loadtune.errors import LoadtuneError, NothingMeasuredError
 from loadtune.monitor.environment import refuse_other_distribution, refuse_other_platforms
@@ -34,6 +34,8 @@ from loadtune.stats import ABBA_PAIRS_MIN, BURSTS_MIN
 
 BUILD_LIMIT_S = 30.0
 """Longest a trial may take to build data and model and warm the device; a model on a busy GPU takes ten."""
+SIDE_END_S = 0.3
+"""Time to end a side's processes and to let the step run out that its last slice cut."""
 SLICE_STEPS_MIN = 4
 """Steps in a slice at least; with fewer, the part of a step that a slice cuts decides its count."""
 SLICE_LIMIT_S = 6.0
@@ -198,11 +200,19 @@ def _plan_duel(run: Probe, left_s: float, trials: list[TrialResult]) -> DuelPlan
     """Fit a duel into what is left; slow steps and bursts of slow batches ask for longer slices."""
     start_s, wanted_s = 0.0, SLICE_MAX_S
     for trial in trials:
-        measured_s = 0.0 if trial.measurement is None else trial.measurement.duration_s
-        start_s += max(0.2, trial.seconds_spent - measured_s)
+        start_s += _start_s(trial)
         wanted_s = max(wanted_s, HEAD_S + _pause_s(trial))
     wanted_s = min(SLICE_LIMIT_S, wanted_s)
     return plan_duel(left_s, start_s, wanted_s) or plan_duel(left_s, start_s)
+
+
+def _start_s(trial: TrialResult) -> float:
+    """Return what starting this setting as a side of a duel takes, its end included."""
+    if trial.measurement is None:
+        return 0.0
+    startup = trial.measurement.startup
+    warm_up_s = startup.device_warm_up_s + min(startup.loader_warm_up_s, SIDE_WARM_UP_S)
+    return startup.process_s + startup.build_s + startup.first_batch_s + warm_up_s + SIDE_END_S
 
 
 def _pause_s(trial: TrialResult) -> float:

@@ -14,6 +14,9 @@ trial."""
 DUEL_RATIO = 0.4
 """Share of what is left after start-up that the duel may take. Less leaves too few pairs at 120 s, more
 starves the screening that decides whom the duel is about."""
+DUEL_WANTED_S, DUEL_SHARE_MAX = 16.0, 0.6
+"""What the duel takes of a short budget: two starts of both sides and eight pairs of a second; without a duel a short
+run could claim nothing. It takes no more than this share even so."""
 DUEL_MAX_S = 80.0
 """20 pairs of 2 s slices: +-3 % on a CPU-bound cell. What a longer duel gains, the screening gains more."""
 SLICE_MAX_S = 2.0
@@ -48,7 +51,7 @@ def divide_budget(budget_s: float, spent_s: float) -> Division:
     """Divide what is left of the budget; every part is 0 where nothing is left."""
     reserve_s = RESERVE_RATIO * budget_s
     left_s = max(0.0, budget_s - spent_s - reserve_s)
-    duel_s = min(DUEL_MAX_S, DUEL_RATIO * left_s)
+    duel_s = min(DUEL_MAX_S, max(DUEL_RATIO * left_s, min(DUEL_WANTED_S, DUEL_SHARE_MAX * left_s)))
     return Division(screening_s=left_s - duel_s, duel_s=duel_s, reserve_s=reserve_s)
 
 

@@ -7,7 +7,7 @@ own mask.
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from loadtune.dataset.leftout import DUPLICATE, NO_IMAGE, NO_MASK, NOT_AN_IMAGE, Tally, join
@@ -173,30 +173,66 @@ def _match_cores(
     mask_pattern: re.Pattern[bytes],
 ) -> None:
     """Pair what is left by what remains of its stems; both dicts lose what was paired or is a duplicate."""
-    by_core: dict[bytes, list[tuple[int, bytes, bytes]]] = {}
-    for stem in free:
-        core, affix = _split(split_stem(stem), mask_pattern)
-        by_core.setdefault(core, []).append((_RANKS.get(affix.strip(b"-_. ").lower(), -1), stem, affix))
+    by_core: dict[bytes, bytes] = {}
+    rivals: dict[bytes, list[bytes]] = {}  # apart, since a list for each of a million masks costs gigabytes
+    for mask_stem, (core, _) in zip(free, _split_all(map(_bare, free), mask_pattern), strict=True):
+        if by_core.setdefault(core, mask_stem) is not mask_stem:
+            rivals.setdefault(core, [by_core[core]]).append(mask_stem)
     taken: dict[bytes, bytes] = {}
-    for stem, name in list(lonely.items()):
-        core, image_affix = _split(stem, image_pattern)
+    leftover: dict[bytes, bytes] = {}
+    stems = list(lonely)
+    for stem, (core, image_affix) in zip(stems, _split_all(stems, image_pattern), strict=True):
         # The whole stem first: of `a_img` the mask may be `a_img_mask` or `a_mask`.
         key = stem if stem in by_core else core
-        if masks := by_core.pop(key, None):
-            _, mask_stem, mask_affix = min(masks)
-            group.images.append(name)
-            group.masks.append(free[mask_stem])
-            group.affixes[b"" if key == stem else image_affix, mask_affix] += 1
-            taken[key] = name
-            for _, other, _ in masks:
-                if other != mask_stem:
-                    _leave_duplicate(group, group.mask_folder, free[other], free[mask_stem])
-                del free[other]
-        elif used := taken.get(key):
-            _leave_duplicate(group, group.image_folder, name, used)
-        else:
+        mask_stem = by_core.pop(key, b"")
+        if not mask_stem:
+            leftover[stem] = key
             continue
-        del lonely[stem]
+        if key in rivals:
+            mask_stem, *others = sorted(rivals[key], key=lambda mask: _rank(mask, mask_pattern))
+            for other in others:
+                _leave_duplicate(group, group.mask_folder, free.pop(other), free[mask_stem])
+        bare = _bare(mask_stem)
+        mask_affix = bare[len(key) :] if bare.startswith(key) else bare[: -len(key)]
+        group.affixes[b"" if key == stem else image_affix, mask_affix] += 1
+        taken[key] = lonely.pop(stem)
+        group.images.append(taken[key])
+        group.masks.append(free.pop(mask_stem))
+    for stem, key in leftover.items():
+        if key in taken:
+            _leave_duplicate(group, group.image_folder, lonely.pop(stem), taken[key])
+
+
+def _bare(stem: bytes) -> bytes:
+    """Return `a` for a mask `a.jpg.png`, whose stem is `a.jpg`."""
+    return split_stem(stem) if b"." in stem else stem
+
+
+def _rank(mask_stem: bytes, pattern: re.Pattern[bytes]) -> tuple[int, bytes]:
+    """Return a mask's place among several of one image; one without suffix comes first."""
+    affix = _split(_bare(mask_stem), pattern)[1]
+    return _RANKS.get(affix.strip(b"-_. ").lower(), -1), mask_stem
+
+
+def _split_all(stems: Iterable[bytes], pattern: re.Pattern[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield what `_split` returns for each stem.
+
+    The suffix that the last one had is tried first, and no affix begins or ends in a digit: both spare most of a
+    million searches.
+    """
+    is_suffix = pattern in {IMAGE_SUFFIX, MASK_SUFFIX}
+    edge = slice(-1, None) if is_suffix else slice(0, 1)
+    last = b""
+    for stem in stems:
+        if last and stem.endswith(last) and len(stem) > len(last):
+            yield stem[: -len(last)], last
+        elif stem[edge].isdigit():
+            yield stem, b""
+        else:
+            core, affix = _split(stem, pattern)
+            # `_labelIds` may be the end of a longer suffix of the next stem.
+            last = affix if is_suffix and not affix.lower().endswith(b"ids") else b""
+            yield core, affix
 
 
 def _split(stem: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes, bytes]:

@@ -6,6 +6,7 @@ user's code prints harms nothing.
 
 import os
 import select
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -69,7 +70,11 @@ def run(task: Task, events_fd: int, control_fd: int) -> int:
         tell(DeviceInUse(uuid=accelerator.uuid))
 
     try:
-        _do(task, tell, note_accelerator, control_fd, started_s)
+        try:
+            _do(task, tell, note_accelerator, control_fd, started_s)
+        finally:
+            # DataLoader's handler raises wherever the main thread is when a worker dies: not in what follows.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is data, never our traceback
         traceback.print_exc()
         is_device_memory = any(accelerator.is_out_of_memory(error) for accelerator in accelerators)

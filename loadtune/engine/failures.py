@@ -17,6 +17,7 @@ SHM_HINT = "give the container more shared memory (docker run --shm-size 8g), or
 FILES_HINT = "raise the limit of open files (ulimit -n 65535), or use fewer workers"
 MEMORY_HINT = "use fewer workers, a smaller prefetch_factor or a smaller batch"
 LOG_HINT = "the log below has the traceback"
+WORKER_HINT = "the same data set with num_workers=0 may say why"
 
 _SHARED_MEMORY = re.compile(
     # torch 2.11-2.15: "unable to write to file </torch_48151_2342_0>: No space left on device (28)",
@@ -52,6 +53,8 @@ def classify_exception(error: BaseException, *, is_device_memory: bool) -> Faile
     found = _match(error, str(error), is_device_memory=is_device_memory)
     if found is not None:
         state, cause, hint = found
+        if _lost_a_worker(error) and cause is Cause.WORKER:
+            text = f"a DataLoader worker ended while its batch was on the way ({text})"
         return Failed(state=state, cause=cause, message=text, hint=hint)
     hint = error.hint if isinstance(error, TargetError) else LOG_HINT
     message = _printable(error.what) if isinstance(error, TargetError) else text
@@ -61,9 +64,8 @@ def classify_exception(error: BaseException, *, is_device_memory: bool) -> Faile
 def _match(error: BaseException, text: str, *, is_device_memory: bool) -> tuple[TrialState, Cause, str] | None:
     if is_device_memory:
         return TrialState.OUT_OF_MEMORY, Cause.DEVICE_MEMORY, "use a smaller batch, crop or precision"
-    if isinstance(error, TooManyBadSamplesError):
-        return TrialState.FAILED, Cause.BAD_SAMPLES, error.hint
-    if _BAD_SAMPLES.match(text):  # raised in a worker: only its text arrives, its last line the hint
+    if isinstance(error, TooManyBadSamplesError) or _BAD_SAMPLES.match(text):
+        # Of one raised in a worker only the text arrives; the hint is its last line in either case.
         return TrialState.FAILED, Cause.BAD_SAMPLES, text.rstrip().splitlines()[-1]
     if isinstance(error, TargetError):
         return None
@@ -74,7 +76,7 @@ def _match(error: BaseException, text: str, *, is_device_memory: bool) -> tuple[
     if isinstance(error, MemoryError) or _HOST_MEMORY.search(text):
         return TrialState.OUT_OF_MEMORY, Cause.HOST_MEMORY, MEMORY_HINT
     if _WORKER.search(text) or _lost_a_worker(error):
-        return TrialState.CRASHED, Cause.WORKER, LOG_HINT
+        return TrialState.CRASHED, Cause.WORKER, WORKER_HINT
     return None
 
 

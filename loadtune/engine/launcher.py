@@ -68,7 +68,7 @@ class TrialProcess:
         return self._events
 
     def read_events(self) -> None:
-        """Move what the pipe holds into the inbox. A line that is no event is dropped: the pipe is ours alone."""
+        """Move what the pipe holds into the inbox. A line that is no event is dropped: user code found the pipe."""
         while self._events >= 0:
             try:
                 content = os.read(self._events, 1 << 16)
@@ -80,7 +80,8 @@ class TrialProcess:
                 return
             *lines, self._partial = (self._partial + content).split(b"\n")
             for line in lines:
-                self.inbox.append(msgspec.json.decode(line, type=Event))
+                with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                    self.inbox.append(msgspec.json.decode(line, type=Event))
 
     def go_on(self) -> None:
         """Let the process pass the point at which it waits for the parent."""
@@ -168,6 +169,8 @@ class Launcher:
             except (OSError, EngineError) as error:
                 os.close(events_read)
                 os.close(control_write)
+                if isinstance(error, EngineError):
+                    raise
                 raise self._death(str(error)) from error
             finally:
                 os.close(events_write)
@@ -215,7 +218,9 @@ class Launcher:
         self._folder.cleanup()
 
     def _take_reply(self) -> None:
-        content = self._connection.recv(1 << 16)
+        content = b""
+        with contextlib.suppress(ConnectionError):  # reset: it died with a request unread
+            content = self._connection.recv(1 << 16)
         if not content:
             raise self._death("it ended")
         reply = msgspec.json.decode(content, type=ZygoteReply)

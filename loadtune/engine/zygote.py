@@ -36,7 +36,7 @@ def main(socket_fd: int) -> None:
 
     _silence_fork_warning()
     gc.freeze()  # what is imported never moves: the collector must not touch, and so copy, its pages in each fork
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(ConnectionError):  # the parent has gone: the kernel ends the trials with this process
         _send(connection, Ready(import_s=time.monotonic() - started_s))
         _Server(connection, child.run).serve()
 
@@ -85,6 +85,8 @@ class _Server:
         pid = os.fork()
         if pid == 0:
             self._become_trial(start, descriptors)
+        with contextlib.suppress(OSError):  # from both sides: the parent may kill the group as soon as it knows of it
+            os.setpgid(pid, pid)
         self._alive.add(pid)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -95,7 +97,7 @@ class _Server:
         """Turn this fork into a trial process; it never returns to the server's loop."""
         code = 1
         try:
-            os.setsid()
+            os.setpgid(0, 0)
             end_with_parent()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

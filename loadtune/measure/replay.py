@@ -21,19 +21,24 @@ class ReplayAccelerator:
     uuid: str | None = None
 
     def __init__(self, profile: ReplayProfile, batch_size: int, seed: int) -> None:
-        point = profile.at(batch_size)
-        if profile.device_memory_bytes is not None and point.memory_bytes > profile.device_memory_bytes:
-            raise ReplayOutOfMemoryError(
-                f"{profile.name}: batch {batch_size} needs {point.memory_bytes} bytes of device memory, "
-                f"the profile's device has {profile.device_memory_bytes}"
-            )
         self.run_ahead_steps: int | None = profile.run_ahead_steps
-        self._point = point
+        self._point = profile.at(batch_size)
+        self._memory_bytes = profile.device_memory_bytes
+        self._name = profile.name
         self._random = random.Random(seed)  # noqa: S311 - a step's spread, not a secret
         self._free_at_s = 0.0
 
     def upload(self, batch: Any) -> Any:
-        """Occupy the device for the copy."""
+        """Occupy the device for the copy.
+
+        Raises:
+            ReplayOutOfMemoryError: The batch does not fit: here, where a real device says so, and not when it is made.
+        """
+        if self._memory_bytes is not None and self._point.memory_bytes > self._memory_bytes:
+            raise ReplayOutOfMemoryError(
+                f"{self._name}: batch {self._point.batch_size} needs {self._point.memory_bytes} bytes of device "
+                f"memory, the profile's device has {self._memory_bytes}"
+            )
         self._free_at_s = max(time.monotonic(), self._free_at_s) + self._point.copy_s
         return batch
 
