@@ -139,8 +139,9 @@ def _describe(source: DataSource, batch_size: int, cuda: CudaInfo | None, cuda_r
     """Say what the user's own data are, from one batch of them."""
     loader: DataLoader[object] | None = source.loader
     asked_for = (loader.batch_size if loader is not None else None) or batch_size
-    batch = take_one_batch(source, Settings(num_workers=0, batch_size=asked_for), 0)
-    samples = count_samples(batch, asked_for)
+    stamped = take_one_batch(source, Settings(num_workers=0, batch_size=asked_for), 0)
+    batch = stamped.batch
+    samples = stamped.stamp.samples or count_samples(batch, asked_for)
     is_fixed = any(axis.startswith("batch_size") for axis in source.fixed_axes)
     return Inspected(
         sample_count=source.sample_count,

@@ -199,8 +199,14 @@ def count_tensors(batch: Any) -> int:
 
 
 def count_samples(batch: Any, asked_for: int) -> int:
-    """Return the samples of a batch: the first dimension of its first tensor, else what was asked for."""
+    """Return the samples of a batch that says no more: the first dimension of its first tensor, or what was asked for.
+
+    A batch whose images could not be stacked is a sequence of them: where any of its sequences, or any tensor's first
+    dimension, has the length asked for, that is it.
+    """
     sizes: list[int] = []
+    if isinstance(batch, (list, tuple)) and asked_for in {len(batch), *map(_length, batch)}:
+        return asked_for
 
     def note(item: Any) -> Any:
         if isinstance(item, torch.Tensor) and item.dim() > 0:
@@ -209,3 +215,7 @@ def count_samples(batch: Any, asked_for: int) -> int:
 
     map_tensors(batch, note)
     return sizes[0] if sizes else asked_for
+
+
+def _length(item: Any) -> int | None:
+    return len(item) if isinstance(item, (list, tuple)) else None

@@ -13,7 +13,7 @@ from loadtune.dataset.index import PairIndex
 from loadtune.measure.accelerator import Accelerator
 from loadtune.measure.cpu import CpuAccelerator
 from loadtune.measure.cuda import CudaAccelerator
-from loadtune.measure.loader import build_loader
+from loadtune.measure.loader import StampedBatch, build_loader
 from loadtune.measure.replay import ReplayAccelerator
 from loadtune.records.messages import Sources
 from loadtune.records.settings import Settings, TrialSpec, WorkloadSpec
@@ -111,10 +111,11 @@ def open_accelerator(spec: TrialSpec, train_step: Callable[[Any], None]) -> Acce
     return CpuAccelerator(train_step)
 
 
-def take_one_batch(source: DataSource, settings: Settings, order_seed: int) -> Any:
+def take_one_batch(source: DataSource, settings: Settings, order_seed: int) -> StampedBatch:
     """Return the first batch of this data, made in this process."""
     plain = Settings(num_workers=0, batch_size=settings.batch_size)
-    return next(iter(build_loader(source, plain, order_seed))).batch
+    stamped: StampedBatch = next(iter(build_loader(source, plain, order_seed)))
+    return stamped
 
 
 def _resident_batch(spec: TrialSpec, sources: Sources, payload: Payload, source: DataSource | None) -> Any:
@@ -124,7 +125,7 @@ def _resident_batch(spec: TrialSpec, sources: Sources, payload: Payload, source:
     if spec.workload.dataset_target is None and "dataset" not in payload:
         return synthetic_batch(spec.workload, spec.settings.batch_size)
     source = source or open_source(spec.workload, sources, payload)
-    return take_one_batch(source, spec.settings, spec.order_seed)
+    return take_one_batch(source, spec.settings, spec.order_seed).batch
 
 
 def _own(payload: Payload) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class Stamp:
     cpu_s: float | None
     """CPU seconds of this worker since its batch before, all its threads; None for its first."""
     faults: Faults
+    samples: int | None = None
+    """Samples collated, whatever they became; None where nothing is collated (batch_size=None)."""
 
 
 class StampedBatch:
@@ -53,10 +55,12 @@ class StampingCollate:
     Args:
         collate: The function that would have been called.
         dataset: Asked for what went wrong, if it can say (`take_faults`).
+        is_batched: Whether it is given a list of samples, not one.
     """
 
-    def __init__(self, collate: Callable[[Any], Any], dataset: Any) -> None:
+    def __init__(self, collate: Callable[[Any], Any], dataset: Any, *, is_batched: bool = True) -> None:
         self._collate = collate
+        self._is_batched = is_batched
         self._take_faults: Callable[[], Faults] = getattr(dataset, "take_faults", Faults)
         self._last: tuple[float, float] | None = None
 
@@ -68,7 +72,8 @@ class StampingCollate:
         wall_s, cpu_s = (None, None) if self._last is None else (now[0] - self._last[0], now[1] - self._last[1])
         self._last = now
         worker = None if info is None else info.id
-        return StampedBatch(batch, Stamp(worker, now[0], wall_s, cpu_s, self._take_faults()))
+        count = len(samples) if self._is_batched else None
+        return StampedBatch(batch, Stamp(worker, now[0], wall_s, cpu_s, self._take_faults(), count))
 
 
 class WorkerInit:
@@ -157,7 +162,7 @@ def build_loader(source: DataSource, settings: Settings, order_seed: int, first_
         )
     return DataLoader(
         source.dataset,
-        collate_fn=StampingCollate(collate, source.dataset),
+        collate_fn=StampingCollate(collate, source.dataset, is_batched=kwargs.get("batch_size", 0) is not None),
         worker_init_fn=WorkerInit(None if given is None else given.worker_init_fn),
         **kwargs,
     )
@@ -174,6 +179,8 @@ class Taken:
     """Host time blocked in next()."""
     taken_s: float
     """time.monotonic() when it was in hand."""
+    samples: int | None = None
+    """Samples in it; None: to be seen from its tensors."""
 
 
 class Batches:
@@ -203,4 +210,4 @@ class Batches:
                 "the data set yields no batch", "its samples must fill one batch: try a smaller batch size"
             )
         taken_s = time.monotonic()
-        return Taken(item.batch, item.stamp, taken_s - asked_s, taken_s)
+        return Taken(item.batch, item.stamp, taken_s - asked_s, taken_s, item.stamp.samples)

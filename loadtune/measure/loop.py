@@ -7,9 +7,8 @@ since a stall is real.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Any
 
 from loadtune.measure.accelerator import Step, Timeline, count_bytes, count_samples
 from loadtune.measure.leg import Leg
@@ -63,7 +62,7 @@ class Run:
         self.taken.append((item.stamp, item.taken_s))
         if self.batch_bytes is None and not is_resident:
             self.batch_bytes = count_bytes(item.batch)
-        samples = count_samples(item.batch, self.leg.spec.settings.batch_size)
+        samples = item.samples or count_samples(item.batch, self.leg.spec.settings.batch_size)
         self.timeline.queue(item.batch, samples, item.wait_s, is_resident=is_resident)
         self.collect(self.timeline.finished())
 
@@ -162,13 +161,13 @@ def start(leg: Leg, tell: Tell) -> Run:
     run = Run(leg, tell, Timeline(leg.accelerator), batches.take)
     run.advance()
     if leg.spec.feed == "cached":
-        held = [batches.take().batch for _ in range(max(LOADER_BATCHES, 2 * leg.spec.settings.num_workers))]
+        held = [batches.take() for _ in range(max(LOADER_BATCHES, 2 * leg.spec.settings.num_workers))]
         turn = iter(_cycle(held))
-        run.next_batch = lambda: Taken(next(turn), None, 0.0, time.monotonic())
+        run.next_batch = lambda: replace(next(turn), stamp=None, wait_s=0.0, taken_s=time.monotonic())
     return run
 
 
-def _cycle(batches: list[Any]) -> Iterator[Any]:
+def _cycle(batches: list[Taken]) -> Iterator[Taken]:
     while True:
         yield from batches
 
