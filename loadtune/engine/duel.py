@@ -47,6 +47,11 @@ class _Side:
     """One live process group and what it did."""
 
     process: TrialProcess
+    started_s: float = field(default_factory=time.monotonic)
+    warm_up: Slice | None = None
+    """From the start until it was stopped; it does not count, but a step may begin in it."""
+    rest: list[Slice] = field(default_factory=list)
+    """Its turn after the last slice, in which the step ends that the slice cut."""
     finished_s: list[float] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
     slices: list[Slice] = field(default_factory=list)
@@ -110,13 +115,14 @@ def hold_duel(
     for restart in range(plan.restarts):
         share = [pair * plan.restarts // plan.pairs for pair in range(plan.pairs)].count(restart)
         try:
-            pairs += _run_restart(arena, (baseline, contender), plan, restart, share, head_s, deadline_s)
-        except _SideLostError as error:
-            failure = error.args[0]
-            break
+            done, failure = _run_restart(arena, (baseline, contender), plan, restart, share, head_s, deadline_s)
+            pairs += done
         except KeyboardInterrupt:
             is_interrupted = True
             notes.append(f"Interrupted in start {restart + 1} of {plan.restarts}; its pairs are not in.")
+            break
+        if failure is not None:
+            notes.append(f"A side was lost in start {restart + 1} of {plan.restarts}: {failure.message}")
             break
         report(len(pairs), plan.pairs)
         if time.monotonic() > deadline_s and restart + 1 < plan.restarts:
@@ -146,8 +152,9 @@ def _run_restart(
     count: int,
     head_s: float,
     deadline_s: float,
-) -> list[SlicePair]:
-    """Start both sides, alternate `count` pairs of slices, end both."""
+) -> tuple[list[SlicePair], Failure | None]:
+    """Start both sides, alternate `count` pairs of slices, end both; where one is lost, return why beside the pairs."""
+    failure: Failure | None = None
     sides: list[_Side] = []
     sampler: Sampler | None = None
     firsts: list[bool] = []
@@ -163,12 +170,14 @@ def _run_restart(
                 _run_slice(arena, side, plan.slice_s, sampler)
         for side in sides:
             _finish_last_step(arena, side)
+    except _SideLostError as error:
+        failure = error.args[0]
     finally:
         trace = sampler.stop() if sampler is not None else None
         for side in sides:
             side.process.signal_group(SIGCONT)
             arena.launcher.release(side.process)
-    return _pair_up(sides, firsts, restart, head_s, trace, arena.usable_cores)
+    return _pair_up(sides, firsts, restart, head_s, trace, arena.usable_cores), failure
 
 
 def _start_side(arena: Arena, spec: TrialSpec, deadline_s: float) -> _Side:
@@ -184,6 +193,7 @@ def _start_side(arena: Arena, spec: TrialSpec, deadline_s: float) -> _Side:
         arena.launcher.release(side.process)
         raise
     side.process.signal_group(SIGSTOP)
+    side.warm_up = Slice(side.started_s, time.monotonic())
     return side
 
 
@@ -206,12 +216,13 @@ def _out_of_memory(used: int) -> Failure:
 
 def _finish_last_step(arena: Arena, side: _Side) -> None:
     """Let a side run until the step that its last slice cut has ended."""
-    known = len(side.finished_s)
+    cut_s = side.slices[-1].ended_s if side.slices else 0.0
     side.process.signal_group(SIGCONT)
-    until_s = time.monotonic() + LAST_STEP_LIMIT_S
-    while len(side.finished_s) <= known and time.monotonic() < until_s:
+    began_s = time.monotonic()
+    while not (side.finished_s and side.finished_s[-1] > cut_s) and time.monotonic() < began_s + LAST_STEP_LIMIT_S:
         _listen(arena, side)
     side.process.signal_group(SIGSTOP)
+    side.rest.append(Slice(began_s, time.monotonic()))
 
 
 def _listen(arena: Arena, side: _Side, timeout_s: float = POLL_S, until_s: float = math.inf) -> None:
@@ -243,7 +254,7 @@ def _pair_up(
     usable_cores: float,
 ) -> list[SlicePair]:
     """Return the pairs whose both slices hold something to count."""
-    shares = [share_out(side.finished_s, side.samples, side.slices, head_s) for side in sides]
+    shares = [_share_out(side, head_s) for side in sides]
     pairs = []
     for place, baseline_first in enumerate(firsts):
         ours: tuple[Share | None, ...] = tuple(share[place] if place < len(share) else None for share in shares)
@@ -264,6 +275,13 @@ def _pair_up(
             )
         )
     return pairs
+
+
+def _share_out(side: _Side, head_s: float) -> list[Share | None]:
+    """Return what each slice counts. The turns before and after are known too: what was stopped in them was no time."""
+    before = [] if side.warm_up is None else [side.warm_up]
+    shares = share_out(side.finished_s, side.samples, [*before, *side.slices, *side.rest], head_s)
+    return shares[len(before) : len(before) + len(side.slices)]
 
 
 def _foreign_cores(trace: ResourceTrace | None, slices: Sequence[Slice]) -> float | None:
