@@ -4,16 +4,22 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from loadtune.options import ProbeOptions, check
 from loadtune.outputs import Outputs, open_outputs
 from loadtune.probing import probe as run_probe
+from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Finding, Report
 from loadtune.records.settings import Settings
 from loadtune.render.progress import make_progress
 from loadtune.render.saved import read_report
 from loadtune.render.terminal import answer_lines
+
+if TYPE_CHECKING:
+    import pandas
 
 DEFAULT_BUDGET_S = 60.0
 """Shorter than the command's 120 s: a script waits for it at every start."""
@@ -53,6 +59,12 @@ class Advice:
     def _settings(self) -> Settings:
         recommendation = self.report.recommendation
         return self.report.request.baseline if recommendation is None else recommendation.settings
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """Return the trials as a table: one row each, in the order they ran; what was not measured is missing."""
+        import pandas
+
+        return pandas.DataFrame([_row(trial) for trial in self.report.trials])
 
     def __str__(self) -> str:
         return "\n".join(answer_lines(self.report))
@@ -140,6 +152,28 @@ def probe(options: ProbeOptions, *, out: str | Path | None = None, quiet: bool =
     if out is not None:
         sink = open_outputs(options.dataset, Path(out), None, force=True)
     return run_probe(options, sink, make_progress(sys.stderr, quiet=quiet))
+
+
+def _row(trial: TrialResult) -> dict[str, Any]:
+    """Return one trial as columns: states, settings and figures, with the units in their names."""
+    measurement, trace = trial.measurement, trial.trace
+    return {
+        "number": trial.number,
+        "role": trial.role,
+        "round": trial.round,
+        "state": trial.state.value,
+        **msgspec.structs.asdict(trial.settings),
+        "rate_per_s": trial.rate_per_s,
+        "spread_ratio": trial.spread_ratio,
+        "stall_ratio": None if measurement is None else measurement.stall_ratio,
+        "worker_cores": None if trace is None else trace.mean_worker_cores,
+        "main_cores": None if trace is None else trace.mean_main_cores,
+        "pss_bytes": None if trace is None else trace.pss_bytes,
+        "utilisation_mean_ratio": None if trace is None else trace.utilisation_mean_ratio,
+        "jitter_ratio": None if trace is None else trace.jitter_ratio,
+        "seconds_spent": trial.seconds_spent,
+        "failure": None if trial.failure is None else trial.failure.message,
+    }
 
 
 class _Nowhere:

@@ -18,6 +18,9 @@ SIGNIFICANT_DIGITS = 3
 LARGE_NUMBER_DIGITS = 4
 """From 1000 up, three digits would print round hundreds and hide what separates two tied settings."""
 
+WILD_RATIO = 0.1
+"""A bound below this, or above its inverse, says only that nothing is known: digits of its own would hide that."""
+
 MINUTES_FROM_S = 180.0
 """Below this a duration reads better in seconds: budgets are given in seconds, and the default is 120 s."""
 
@@ -131,10 +134,12 @@ def format_ratio(ratio: float) -> str:
 
 
 def format_interval(estimate: float, low: float | None, high: float | None) -> str:
-    """Return an estimate with its bounds in the form `1.92x [1.84 2.00]`."""
+    """Return an estimate with its bounds in the form `1.92x [1.84 2.00]`; wild bounds get no digits of their own."""
     if low is None or high is None:
         return format_ratio(estimate)
     decimals = max(count_decimals(value, SIGNIFICANT_DIGITS) for value in (estimate, low, high))
+    if low < WILD_RATIO or high > 1 / WILD_RATIO:
+        decimals = count_decimals(1.0, SIGNIFICANT_DIGITS)
     return f"{estimate:.{decimals}f}x [{low:.{decimals}f} {high:.{decimals}f}]"
 
 

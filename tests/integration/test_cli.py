@@ -252,6 +252,9 @@ def test_saved_report_gives_advice_again() -> None:
     assert advice.batch_size == saved["recommendation"]["settings"]["batch_size"]
     assert advice.dataloader_kwargs["num_workers"] == saved["recommendation"]["settings"]["num_workers"]
     assert "paste" in str(advice)
+    frame = advice.to_frame()
+    assert list(frame["state"]) == [trial["state"] for trial in saved["trials"]]
+    assert frame["rate_per_s"].max() == pytest.approx(max(trial["rate_per_s"] or 0 for trial in saved["trials"]))
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90.0), ("90s", 90.0), ("5m", 300.0), ("1.5h", 5400.0)])
