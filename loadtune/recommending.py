@@ -19,7 +19,7 @@ from loadtune.render.saved import read_report
 from loadtune.render.terminal import answer_lines
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas as pd
 
 DEFAULT_BUDGET_S = 60.0
 """Shorter than the command's 120 s: a script waits for it at every start."""
@@ -60,11 +60,11 @@ class Advice:
         recommendation = self.report.recommendation
         return self.report.request.baseline if recommendation is None else recommendation.settings
 
-    def to_frame(self) -> "pandas.DataFrame":
+    def to_frame(self) -> "pd.DataFrame":
         """Return the trials as a table: one row each, in the order they ran; what was not measured is missing."""
-        import pandas
+        import pandas as pd
 
-        return pandas.DataFrame([_row(trial) for trial in self.report.trials])
+        return pd.DataFrame([_row(trial) for trial in self.report.trials])
 
     def __str__(self) -> str:
         return "\n".join(answer_lines(self.report))

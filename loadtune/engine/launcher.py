@@ -132,6 +132,7 @@ class Launcher:
         self._alive: dict[int, TrialProcess] = {}
         self._replies: deque[Ready | Started] = deque()
         self._count = 0
+        self._unanswered = 0
         self.import_s: float | None = None
 
     def __enter__(self) -> "Launcher":
@@ -156,6 +157,7 @@ class Launcher:
             EngineError: The zygote is gone or does not answer.
         """
         self.wait_until_ready()
+        self._end_unwanted()
         self._count += 1
         log_path = Path(self._folder.name) / f"trial-{self._count}.log"
         events_read, events_write = os.pipe()
@@ -165,13 +167,15 @@ class Launcher:
             try:
                 far_ends = [events_write, control_read, log.fileno()]
                 socket.send_fds(self._connection, [msgspec.json.encode(Start(task=task))], far_ends)
+                self._unanswered += 1
                 pid = self._wait_for(Started, START_LIMIT_S).pid
-            except (OSError, EngineError) as error:
+                self._unanswered -= 1
+            except BaseException as error:  # an interrupt too: then the answer comes when nobody wants the process
                 os.close(events_read)
                 os.close(control_write)
-                if isinstance(error, EngineError):
-                    raise
-                raise self._death(str(error)) from error
+                if isinstance(error, OSError):
+                    raise self._death(str(error)) from error
+                raise
             finally:
                 os.close(events_write)
                 os.close(control_read)
@@ -241,6 +245,12 @@ class Launcher:
             if time.monotonic() > deadline_s:
                 raise self._death(f"no answer in {limit_s:g} s")
             self.poll(deadline_s - time.monotonic())
+
+    def _end_unwanted(self) -> None:
+        """End the processes of starts that were given up, so that the next answer is the next start's."""
+        while self._unanswered:
+            end_group(self._wait_for(Started, START_LIMIT_S).pid)
+            self._unanswered -= 1
 
     def _death(self, reason: str) -> EngineError:
         text = self._log_path.read_text("utf-8", "replace").strip() if self._log_path.exists() else ""

@@ -17,9 +17,11 @@ from loadtune.render.words import (
     format_percent,
     format_rate,
     format_settings,
+    jitter_of,
     memory_of,
     one_line,
     other_settings,
+    utilisation_of,
 )
 
 REFRESH_PER_S = 2
@@ -206,7 +208,12 @@ def format_result(result: TrialResult) -> str:
         columns.append(ROLE_WORDS[result.role])
     if result.spread_ratio is not None:
         columns.append(f"spread {format_percent(result.spread_ratio)}")
-    cores, memory = cores_of(result), memory_of(result)
+    cores, memory, utilisation = cores_of(result), memory_of(result), utilisation_of(result)
+    if utilisation is not None:
+        jitter = jitter_of(result)
+        columns.append(
+            f"GPU {format_percent(utilisation)}" + ("" if jitter is None else f" +-{format_percent(jitter)}")
+        )
     if cores is not None:
         columns.append(f"{format_number(cores)} cores")
     if memory is not None:

@@ -20,9 +20,11 @@ from loadtune.render.words import (
     format_seconds,
     format_settings,
     format_trial,
+    jitter_of,
     memory_of,
     one_line,
     other_settings,
+    utilisation_of,
 )
 
 STATE_SHAPES = {
@@ -105,10 +107,12 @@ def compute_trial_table(report: Report) -> TrialTable:
         _compute_column([trial.rate_per_s for trial in trials]),
         _compute_percent_column([trial.spread_ratio for trial in trials]),
         _compute_percent_column([_stall_of(trial) for trial in trials]),
+        _compute_percent_column([utilisation_of(trial) for trial in trials]),
+        _compute_percent_column([jitter_of(trial) for trial in trials]),
         _compute_column([cores_of(trial) for trial in trials]),
         _compute_column(memory),
     )
-    headings = ("spread, %", "stall, %", "CPU cores", f"memory, {unit.name}")
+    headings = ("spread, %", "stall, %", "GPU, %", "jitter, %", "CPU cores", f"memory, {unit.name}")
     rows = tuple(
         _compute_trial_row(report, trial, [column[index] for column in columns]) for index, trial in enumerate(trials)
     )

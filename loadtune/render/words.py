@@ -209,6 +209,16 @@ def memory_of(result: TrialResult) -> int | None:
     return result.trace.pss_bytes if result.trace.pss_bytes is not None else result.trace.peak_memory_bytes
 
 
+def utilisation_of(result: TrialResult) -> float | None:
+    """Return the mean GPU utilisation while measuring; None where it was not read."""
+    return None if result.trace is None else result.trace.utilisation_mean_ratio
+
+
+def jitter_of(result: TrialResult) -> float | None:
+    """Return the standard deviation of GPU utilisation over its samples; None where it was not read."""
+    return None if result.trace is None else result.trace.jitter_ratio
+
+
 def cores_of(result: TrialResult) -> float | None:
     """Return the CPU cores a trial used, workers and main process together; None unless both were read."""
     trace = result.trace
