@@ -32,6 +32,7 @@ from loadtune.records.report import Ceilings, DatasetSummary, Report, Request
 from loadtune.records.resources import Environment
 from loadtune.records.settings import CacheState
 from loadtune.render.progress import Progress
+from loadtune.render.words import format_device
 from loadtune.version import __version__
 
 CACHE_READ_SHARE = 0.1
@@ -136,6 +137,7 @@ def prepare(
         InspectTask(workload=workload, sources=sources, batch_size=batches[0], cuda_index=wanted_cuda(options))
     )
     plan = make_plan(options, workload, environment.limits, looked)
+    progress.note(f"device: {format_device(plan.device)}")
     cache, cache_warnings = _settle_cache(options, plan, runner, listing, looked, progress)
     return Probe(
         options=options,

@@ -14,18 +14,25 @@ SEVERE_SPREAD_RATIO = 0.25
 SPREAD_SOURCE = "torch.utils.benchmark: IQR above 10 % is a warning, above 25 % unreliable"
 FOREIGN_RATIO = 0.1
 """Share of the usable cores that others may take before a trial is marked as disturbed. Own choice."""
+CACHE_WORDS = {
+    "warm": ("Measured with the data in the page cache", "A first epoch, cold, is slower."),
+    "streaming": ("Measured on fresh samples in every trial", "The data do not fit into memory, as in training."),
+    "cold": ("Measured with the files dropped from the page cache", "Later epochs are faster where the data fit."),
+}
+"""What each state of the page cache means for the rate: title, and what to bear in mind."""
 
 
-def warm_page_cache(case: Case) -> Finding | None:
-    """Measured from memory: the first epoch of a fresh machine reads from storage."""
+def page_cache(case: Case) -> Finding | None:
+    """Where the bytes came from, since a first epoch and a later one differ in that."""
     trace = case.chosen.trace
-    if case.chosen.cache != "warm" or trace is None or trace.miss_ratio is None:
+    if trace is None or trace.miss_ratio is None:
         return None
+    title, meaning = CACHE_WORDS[case.chosen.cache]
     return Finding(
-        rule="warm-page-cache",
+        rule="page-cache",
         severity="info",
-        title="Measured with the data in the page cache",
-        detail=f"{trace.miss_ratio:.0%} of the bytes came from storage. A first epoch, cold, is slower.",
+        title=title,
+        detail=f"{trace.miss_ratio:.0%} of the bytes came from storage. {meaning}",
         evidence=(Evidence(name="miss_ratio", value=trace.miss_ratio),),
     )
 

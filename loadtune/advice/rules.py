@@ -8,7 +8,7 @@ decomposition, because a loader that stalls every step looks low and steady to N
 from typing import Literal
 
 from loadtune.advice.case import Case, describe, miss_ratio, stall_ratio, used_cores, utilisation_percentiles
-from loadtune.advice.cautions import foreign_load, noisy, small_batch, warm_page_cache
+from loadtune.advice.cautions import foreign_load, noisy, page_cache, small_batch
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Evidence, Finding
 from loadtune.schedule.rescale import rescale_learning_rate
@@ -201,7 +201,7 @@ def epoch_boundary(case: Case) -> Finding | None:
 
 RULES = (
     device_bound, cpu_saturated, storage_bound, main_process_bound, loader_bound, jittery_gpu, low_steady_gpu,
-    epoch_boundary, noisy, foreign_load, small_batch, warm_page_cache,
+    epoch_boundary, noisy, foreign_load, small_batch, page_cache,
 )  # fmt: skip
 """Causes first: their order is the order of findings of one severity."""
 

@@ -17,7 +17,6 @@ from loadtune.render.words import (
     format_percent,
     format_rate,
     format_settings,
-    jitter_of,
     memory_of,
     one_line,
     other_settings,
@@ -27,8 +26,8 @@ from loadtune.render.words import (
 REFRESH_PER_S = 2
 """Redraws of the live line. Each takes CPU from the trial being measured: more would show in its figures."""
 
-RATE_COLUMN_WIDTH = 16
-"""`12 340 samples/s`; a longer rate pushes its line's tail to the right."""
+RATE_COLUMN_WIDTH = 14
+"""`1,234 samples/s`; a longer rate pushes its line's tail to the right."""
 
 
 class Progress(Protocol):
@@ -198,24 +197,20 @@ def format_position(k: int, n: int) -> str:
 def format_result(result: TrialResult) -> str:
     """Return one trial as one line: its settings, then what it measured or how it ended."""
     settings = result.settings
-    columns = [f"num_workers={settings.num_workers:<3} batch_size={settings.batch_size:<4}"]
+    columns = [f"num_workers={settings.num_workers:<2} batch_size={settings.batch_size:<3}"]
     columns += other_settings(settings)
     if result.state is not TrialState.COMPLETE:
         message = "" if result.failure is None else f": {one_line(result.failure.message)}"
         return "  ".join([*columns, STATE_WORDS[result.state] + message])
-    columns.append(format_rate(result.rate_per_s).rjust(RATE_COLUMN_WIDTH))
-    if result.role != "grid":
-        columns.append(ROLE_WORDS[result.role])
-    if result.spread_ratio is not None:
-        columns.append(f"spread {format_percent(result.spread_ratio)}")
+    spread = "" if result.spread_ratio is None else f" +-{format_percent(result.spread_ratio)}"
+    columns.append((format_rate(result.rate_per_s).rjust(RATE_COLUMN_WIDTH) + spread).ljust(RATE_COLUMN_WIDTH + 7))
     cores, memory, utilisation = cores_of(result), memory_of(result), utilisation_of(result)
     if utilisation is not None:
-        jitter = jitter_of(result)
-        columns.append(
-            f"GPU {format_percent(utilisation)}" + ("" if jitter is None else f" +-{format_percent(jitter)}")
-        )
+        columns.append(f"GPU {format_percent(utilisation)}")
     if cores is not None:
         columns.append(f"{format_number(cores)} cores")
     if memory is not None:
         columns.append(format_bytes(memory))
-    return "  ".join(columns)
+    if result.role != "grid":
+        columns.append(f"({ROLE_WORDS[result.role]})")
+    return "  ".join(columns).rstrip()

@@ -153,8 +153,9 @@ def test_small_batch_is_told_below_eight():
 
 def test_warm_cache_is_told_where_it_was_warm():
     """A cold measurement needs no such notice."""
-    assert "warm-page-cache" in rules(trial(miss_ratio=0.0))
-    assert "warm-page-cache" not in rules(trial(miss_ratio=0.9, cache="cold"))
+    for cache in ("warm", "streaming", "cold"):
+        assert "page-cache" in rules(trial(miss_ratio=0.3, cache=cache))
+    assert "page-cache" not in rules(trial(miss_ratio=None))
 
 
 @given(
