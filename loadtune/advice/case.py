@@ -39,10 +39,13 @@ def stall_ratio(trial: TrialResult) -> float | None:
 
 
 def used_cores(trial: TrialResult) -> float | None:
-    """Return the cores that the workers used; at 0 workers the main process does their work."""
-    if trial.trace is None:
+    """Return the cores that workers and main process used together: what is left is what more workers could use."""
+    trace = trial.trace
+    if trace is None or trace.mean_main_cores is None:
         return None
-    return trial.trace.mean_worker_cores if trial.settings.num_workers else trial.trace.mean_main_cores
+    if trace.mean_worker_cores is None:
+        return None if trial.settings.num_workers else trace.mean_main_cores
+    return trace.mean_worker_cores + trace.mean_main_cores
 
 
 def miss_ratio(trial: TrialResult) -> float:

@@ -58,6 +58,7 @@ def test_device_bound_up_to_five_per_cent():
     [
         ({"mean_worker_cores": 1.0, "mean_main_cores": 0.2}, "loader-bound"),
         ({"mean_worker_cores": 3.6, "mean_main_cores": 0.2}, "cpu-saturated"),
+        ({"mean_worker_cores": 3.1, "mean_main_cores": 0.7}, "cpu-saturated"),
         ({"mean_worker_cores": 0.3, "mean_main_cores": 0.2, "miss_ratio": 0.9}, "storage-bound"),
         ({"mean_worker_cores": 3.8, "mean_main_cores": 0.2, "miss_ratio": 0.9}, "cpu-saturated"),
     ],
@@ -71,7 +72,10 @@ def test_stall_has_one_cause(evidence, expected):
 
 def test_severe_stall_is_a_warning():
     """From 20 % on."""
-    found = [rules(trial(stall=each, mean_worker_cores=1.0))["loader-bound"].severity for each in (0.1, 0.3)]
+    found = [
+        rules(trial(stall=each, mean_worker_cores=1.0, mean_main_cores=0.2))["loader-bound"].severity
+        for each in (0.1, 0.3)
+    ]
     assert found == ["advice", "warning"]
 
 
