@@ -88,6 +88,8 @@ class StepRow(NamedTuple):
     parts: tuple[StepPart, ...]
     data_wait: str
     note: str
+    once: str
+    """What happens once, apart from the steady state."""
 
 
 class EvidenceRow(NamedTuple):
@@ -197,7 +199,18 @@ def _compute_step_row(trial: TrialResult, measurement: Measurement) -> StepRow:
         parts=parts,
         data_wait=format_percent(wait_s / measurement.duration_s),
         note="" if parts else f"{NOT_MEASURED}: this device has no timeline of its own",
+        once=_compute_once(measurement),
     )
+
+
+def _compute_once(measurement: Measurement) -> str:
+    """Say what starting takes, and what an epoch's end adds."""
+    startup = measurement.startup
+    build = f"process and model {format_seconds(startup.process_s + startup.build_s)}"
+    first = f"first batch {format_seconds(startup.first_batch_s)} after the loader's start"
+    boundary = measurement.epoch_boundary_s
+    end = NOT_MEASURED if boundary is None else f"{format_seconds(boundary)} more"
+    return f"once: {build}, {first}; an epoch's end: {end}"
 
 
 def _compute_step_parts(measurement: Measurement) -> tuple[StepPart, ...]:
