@@ -6,6 +6,7 @@ comparisons alone: the duel's slice pairs, and the rounds of the screening.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -150,7 +151,7 @@ def duel_interval(
         pairs: In the order they were taken.
         pairs_min: Fewer are not trusted: `DUEL_PAIRS_MIN`, or `ABBA_PAIRS_MIN` for fresh runs.
         burst_samples: Samples that arrive at once at baseline and contender (num_workers * batch_size where
-            the loader is the limit); None: the slices are not judged for coarseness.
+            the loader is the limit; 0 where they come evenly); None: the slices are not judged for coarseness.
     """
     if len(pairs) < 2:
         return RatioInterval(pairs=len(pairs), reason=f"{len(pairs)} slice pairs, {pairs_min} needed")
@@ -185,13 +186,21 @@ def is_tied(ratio: float, low: float) -> bool:
 def pool_noise(rates: Sequence[Mapping[int, float]]) -> PooledNoise | None:
     """Return the noise that setting and round leave unexplained, from each setting's rate by round.
 
-    Settings that miss a round are left out. None with fewer than two rounds or two settings.
+    The rounds are those that most settings have, as many as leave the most degrees of freedom: a last round that was
+    cut short counts for nothing. None where fewer than two settings share two rounds.
     """
-    rounds = sorted({number for row in rates for number in row})
-    table = [[math.log(row[number]) for number in rounds] for row in rates if len(row) == len(rounds)]
-    if len(table) < 2 or len(rounds) < 2:
+    held = Counter(number for row in rates for number in row)
+    by_coverage = sorted(held, key=lambda number: (-held[number], number))
+    table: list[list[float]] = []
+    freedom = 0
+    for count in range(2, len(by_coverage) + 1):
+        rounds = sorted(by_coverage[:count])
+        shared = [row for row in rates if all(number in row for number in rounds)]
+        if (len(shared) - 1) * (count - 1) > freedom:
+            freedom = (len(shared) - 1) * (count - 1)
+            table = [[math.log(row[number]) for number in rounds] for row in shared]
+    if not table:
         return None
-    freedom = (len(table) - 1) * (len(rounds) - 1)
     means = [fmean(column) for column in zip(*table, strict=True)]
     whole = fmean(means)
     square = sum((x - fmean(row) - m + whole) ** 2 for row in table for x, m in zip(row, means, strict=True))
@@ -318,7 +327,8 @@ def _distrust(pairs: Pairs, logs: Logs, pairs_min: int, bursts: tuple[float, flo
         return f"{len(pairs)} slice pairs, {pairs_min} needed"
     if bursts is not None:
         smallest = min(pair.baseline_samples for pair in pairs), min(pair.contender_samples for pair in pairs)
-        count = min(samples / burst for samples, burst in zip(smallest, bursts, strict=True))
+        counts = [samples / burst for samples, burst in zip(smallest, bursts, strict=True) if burst > 0]
+        count = min(counts, default=math.inf)
         if count < BURSTS_MIN:
             return f"slices too coarse: {count:.1f} bursts of num_workers batches, {BURSTS_MIN} needed"
     return _drift(logs, len(pairs))

@@ -1,10 +1,11 @@
 """What is the evidence that the rules judge, and how is it read?"""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loadtune.records.measurement import TrialResult
-from loadtune.records.resources import HostLimits
+from loadtune.records.resources import HostLimits, ResourceTrace
 from loadtune.records.settings import DeviceKind, Optimizer
 
 UTILISATION_SAMPLES_MIN = 12
@@ -55,10 +56,16 @@ def miss_ratio(trial: TrialResult) -> float:
 
 def utilisation_percentiles(trial: TrialResult) -> tuple[float, float] | None:
     """Return the 5th and 95th percentile of GPU utilisation; None with too few samples."""
-    samples = sorted(sample.utilisation_ratio for sample in trial.trace.gpu) if trial.trace is not None else []
+    samples = sorted(_measured_utilisation(trial.trace)) if trial.trace is not None else []
     if len(samples) < UTILISATION_SAMPLES_MIN:
         return None
     return _percentile(samples, 0.05), _percentile(samples, 0.95)
+
+
+def _measured_utilisation(trace: ResourceTrace) -> list[float]:
+    """Return the samples taken while measuring: those of start and warm-up would look like an idle GPU."""
+    begin_s, end_s = trace.measuring_s or (-math.inf, math.inf)
+    return [sample.utilisation_ratio for sample in trace.gpu if begin_s <= sample.at_s <= end_s]
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:

@@ -55,9 +55,9 @@ def noisy(case: Case) -> Finding | None:
 
 
 def foreign_load(case: Case) -> Finding | None:
-    """Others, or the hypervisor, took cores during the trials."""
+    """Others, or the hypervisor, took cores during the trials that these could have used."""
     taken = [
-        (trial.trace.mean_foreign_cores or 0.0) + (trial.trace.mean_steal_cores or 0.0)
+        (trial.trace.mean_foreign_cores or 0.0) + (trial.trace.mean_steal_cores or 0.0) - case.limits.spare_cores
         for trial in case.trials
         if trial.trace is not None
     ]

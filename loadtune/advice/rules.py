@@ -23,6 +23,8 @@ BUSY_P95_RATIO = 0.7
 """A GPU whose 95th percentile of utilisation lies below is under-used."""
 IDLE_P5_RATIO = 0.1
 """A busy GPU whose 5th percentile lies below fluctuates."""
+STEADY_RANGE_RATIO = 0.3
+"""Range from the 5th to the 95th percentile up to which utilisation is called steady. Own choice; it decides a word."""
 UTILISATION_SOURCE = "SageMaker Debugger LowGPUUtilization: p95 < 70, p5 < 10"
 SATURATED_RATIO = 0.9
 """Share of the usable cores from which more workers only share the same cores."""
@@ -96,7 +98,7 @@ def low_steady_gpu(case: Case) -> Finding | None:
         return Finding(
             rule="low-steady-gpu",
             severity="advice",
-            title="GPU utilisation is low and steady because the loader stalls every step",
+            title=f"GPU utilisation is {_low(percentiles)} because the loader stalls the steps",
             detail=f"{told} A larger batch would not help: {stall:.1%} of the time went in waiting for data.",
             action=_more_workers(case, trial),
             evidence=evidence,
@@ -106,7 +108,7 @@ def low_steady_gpu(case: Case) -> Finding | None:
     return Finding(
         rule="low-steady-gpu",
         severity="info" if stall is None else "advice",
-        title="GPU utilisation is low and steady: the batch is small for this device",
+        title=f"GPU utilisation is {_low(percentiles)}: the batch is small for this device",
         detail=f"{told} " + (_overruled(stall) if stall is None else f"The loader stalls {stall:.1%} of the time."),
         action=f"Try batch_size={2 * trial.settings.batch_size} with {factor:.3g} times the learning rate.",
         evidence=evidence,
@@ -218,6 +220,11 @@ def _is_saturated(case: Case, cores: float) -> bool:
 
 def _stall_severity(stall: float) -> Literal["warning", "advice"]:
     return "warning" if stall >= SEVERE_STALL_RATIO else "advice"
+
+
+def _low(percentiles: tuple[float, float]) -> str:
+    """Say how low utilisation looks: a loader that stalls every step looks steady to NVML, a slower one uneven."""
+    return "low and steady" if percentiles[1] - percentiles[0] <= STEADY_RANGE_RATIO else "low and uneven"
 
 
 def _overruled(stall: float | None) -> str:

@@ -95,6 +95,7 @@ class GridSearch:
         obstacle: What forbids a setting (memory, file descriptors, cores), or None.
         measure_device: Whether to measure the device alone; not where the device has no rate of its own.
         loader_alone: Worker counts to measure with nothing consuming; None: the baseline's, or 1.
+        spare_cores: Cores that others may take without disturbing a trial, which may not use them.
         seed: Of the orders.
     """
 
@@ -111,12 +112,14 @@ class GridSearch:
         obstacle: Callable[[Settings], Obstacle | None] = lambda settings: None,
         measure_device: bool = True,
         loader_alone: Sequence[int] | None = None,
+        spare_cores: float = 0.0,
         seed: int = 0,
     ) -> None:
         self._baseline = baseline
         self._workers_limit = workers_max if may_extend_workers else 0
         self._batch_limit = batch_max if may_extend_batch else 0
         self._obstacle = obstacle
+        self._disturbing_cores = spare_cores + DISTURBED_CORES
         self._random = random.Random(seed)  # noqa: S311 - an order, not a secret
         self._results: list[TrialResult] = []
         self._overheads_s: list[float] = []
@@ -226,7 +229,7 @@ class GridSearch:
         nothing about its setting.
         """
         rates = self._rates()
-        disturbed = {result.settings for result in self._results if result.round == 0 and _is_disturbed(result)}
+        disturbed = {result.settings for result in self._results if result.round == 0 and self._is_disturbed(result)}
         best: dict[int, float] = {}
         for settings, rate in rates.items():
             best[settings.batch_size] = max(rate, best.get(settings.batch_size, 0.0))
@@ -235,6 +238,12 @@ class GridSearch:
             for settings, rate in rates.items()
             if settings == self._baseline or settings in disturbed or rate >= HOPELESS_RATIO * best[settings.batch_size]
         ]
+
+    def _is_disturbed(self, result: TrialResult) -> bool:
+        trace = result.trace
+        if trace is None or not is_end_to_end(result):
+            return False
+        return (trace.mean_foreign_cores or 0.0) + (trace.mean_steal_cores or 0.0) > self._disturbing_cores
 
     def _rates(self) -> dict[Settings, float]:
         """End-to-end rates of the first round, in the order they were measured."""
@@ -280,7 +289,9 @@ class GridSearch:
             is_larger = is_larger and leg.settings.num_workers >= smaller.num_workers
             if cause in {Cause.HOST_MEMORY, Cause.SHARED_MEMORY} and leg.feed == "loader" and is_larger:
                 return Obstacle(cause, f"{named} already ran out of {cause}")
-        return self._obstacle(leg.settings) if leg.feed == "loader" else None
+        found = self._obstacle(leg.settings) if leg.feed == "loader" else None
+        trains_nothing = leg.consume == "nothing" and found is not None and found.cause is Cause.CORES
+        return None if trains_nothing else found
 
     def _measure_s(self, seconds_left: float) -> float:
         """Return the seconds in windows that let this round end, and as many more as fit."""
@@ -310,13 +321,6 @@ class GridSearch:
     def _note(self, sentence: str) -> None:
         if sentence not in self._notes:
             self._notes.append(sentence)
-
-
-def _is_disturbed(result: TrialResult) -> bool:
-    trace = result.trace
-    if trace is None or not is_end_to_end(result):
-        return False
-    return (trace.mean_foreign_cores or 0.0) + (trace.mean_steal_cores or 0.0) > DISTURBED_CORES
 
 
 def is_end_to_end(result: TrialResult) -> bool:

@@ -136,6 +136,9 @@ def _judge(
 ) -> tuple[Settings, Verdict, Speedup, tuple[str, ...]]:
     """Return settings, verdict, speed-up and why, from the duel alone."""
     if choice.settings == terms.baseline:
+        if sum(each.batch_size == terms.baseline.batch_size for each in screening.rates) < 2:
+            reason = "no other setting at this batch size was measured"
+            return choice.settings, Verdict.INCONCLUSIVE, Speedup(estimate=None, reason=reason), ()
         return _keep_baseline(terms, "no setting measured was faster by more than a tie")
     if duel is None or duel.failure is not None:
         reason = no_duel_reason or "no duel was held"
@@ -143,7 +146,8 @@ def _judge(
             reason = f"the duel failed: {duel.failure.message}"
         return choice.settings, Verdict.INCONCLUSIVE, Speedup(estimate=None, reason=reason), ()
     pairs_min = ABBA_PAIRS_MIN if duel.method == "abba" else DUEL_PAIRS_MIN
-    interval = duel_interval(duel.pairs, pairs_min=pairs_min)
+    bursts = None if duel.method == "abba" else (screening.burst(duel.baseline), screening.burst(duel.contender))
+    interval = duel_interval(duel.pairs, pairs_min=pairs_min, burst_samples=bursts)
     decided = verdict(interval)
     if interval.trusted and interval.high is not None and interval.high < 1.0:
         return _keep_baseline(terms, f"the duel showed the choice slower: {_describe(interval)}")
@@ -154,7 +158,7 @@ def _judge(
 
 
 def _keep_baseline(terms: Terms, reason: str) -> tuple[Settings, Verdict, Speedup, tuple[str, ...]]:
-    same = Speedup(estimate=1.0, low=1.0, high=1.0, reason=reason)
+    same = Speedup(estimate=None, reason=reason)  # nothing changes, so there is no ratio to state
     return terms.baseline, Verdict.SAME, same, (f"Keep what you have: {reason}.",)
 
 

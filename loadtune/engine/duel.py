@@ -159,7 +159,8 @@ def _run_restart(
     sampler: Sampler | None = None
     firsts: list[bool] = []
     try:
-        sides.extend(_start_side(arena, spec, deadline_s) for spec in specs)
+        for spec in specs:
+            sides.append(_start_side(arena, spec, deadline_s, sides))
         sampler = Sampler([side.process.pid for side in sides], arena.nvml)
         sampler.start()
         for number in range(count):
@@ -180,18 +181,23 @@ def _run_restart(
     return _pair_up(sides, firsts, restart, head_s, trace, arena.usable_cores), failure
 
 
-def _start_side(arena: Arena, spec: TrialSpec, deadline_s: float) -> _Side:
-    """Start a side, wait until its loader is warm, and stop it."""
+def _start_side(arena: Arena, spec: TrialSpec, deadline_s: float, others: Sequence[_Side]) -> _Side:
+    """Start a side, wait until its loader is warm, and stop it. Its memory and the others' are watched meanwhile."""
     brief = msgspec.structs.replace(spec.measure, warm_up_s=min(spec.measure.warm_up_s, SIDE_WARM_UP_S))
     spec = msgspec.structs.replace(spec, measure=brief)
     side = _Side(arena.launcher.start(SideTask(spec=spec, sources=arena.sources)))
     limit_s = max(deadline_s, time.monotonic() + spec.measure.cap_s)
+    sampler = Sampler([each.process.pid for each in (*others, side)])
+    sampler.start()
     try:
         while not side.is_running:
             _listen(arena, side, until_s=limit_s)
+            _watch_memory(arena, sampler)
     except BaseException:
         arena.launcher.release(side.process)
         raise
+    finally:
+        sampler.stop()
     side.process.signal_group(SIGSTOP)
     side.warm_up = Slice(side.started_s, time.monotonic())
     return side
@@ -203,15 +209,21 @@ def _run_slice(arena: Arena, side: _Side, slice_s: float, sampler: Sampler) -> N
     began_s = time.monotonic()
     while (left_s := began_s + slice_s - time.monotonic()) > 0:
         _listen(arena, side, min(POLL_S, left_s))
-        used = used_memory_bytes(sampler, arena.memory_end_bytes)
-        if used is not None:
-            raise _SideLostError(_out_of_memory(used))
+        _watch_memory(arena, sampler)
     side.process.signal_group(SIGSTOP)
     side.slices.append(Slice(began_s, time.monotonic()))
 
 
-def _out_of_memory(used: int) -> Failure:
-    return Failure(cause=Cause.HOST_MEMORY, message=f"both sides together reached {used / 2**30:.1f} GiB")
+def _watch_memory(arena: Arena, sampler: Sampler) -> None:
+    """Give the duel up before the kernel picks a victim.
+
+    Raises:
+        _SideLostError: The sides together are past the limit.
+    """
+    used = used_memory_bytes(sampler, arena.memory_end_bytes)
+    if used is not None:
+        told = f"both sides together reached {used / 2**30:.1f} GiB"
+        raise _SideLostError(Failure(cause=Cause.HOST_MEMORY, message=told))
 
 
 def _finish_last_step(arena: Arena, side: _Side) -> None:

@@ -223,8 +223,10 @@ class Sampler:
         )
         kills = self._count_oom_kills()
         figures = {**means, "peak_memory_bytes": self._peak_bytes, "pss_bytes": self._pss_bytes, "oom_kills": kills}
+        marked = None if self._measuring is None else (start_s - self._started_s, end_s - self._started_s)
         return ResourceTrace(
             started_monotonic_s=self._started_s,
+            measuring_s=marked,
             host=tracing.compute_host_samples(points, self._started_s),
             gpu=tracing.thin(gpu, tracing.GPU_SAMPLES_MAX),
             gpu_states=tracing.thin(self._gpu_states, tracing.POINTS_MAX),

@@ -61,6 +61,9 @@ class ResourceTrace(Record, frozen=True, kw_only=True):
     """Everything that was watched during one trial or duel, from outside the trial process."""
 
     started_monotonic_s: Annotated[float, Meta(description="time.monotonic() at at_s = 0.")]
+    measuring_s: Annotated[
+        tuple[float, float] | None, Meta(description="at_s from which to which the trial measured; None: not marked.")
+    ] = None
     host: tuple[HostSample, ...] = ()
     gpu: tuple[GpuSample, ...] = ()
     gpu_states: tuple[GpuState, ...] = ()
@@ -99,6 +102,11 @@ class HostLimits(Record, frozen=True, kw_only=True):
     shm_free_bytes: Annotated[int | None, Meta(description="Free bytes of /dev/shm.")] = None
     open_files_limit: Annotated[int | None, Meta(description="RLIMIT_NOFILE, soft.")] = None
     ranks_per_node: Annotated[int, Meta(ge=1, description="Local ranks that share cores and memory.")] = 1
+
+    @property
+    def spare_cores(self) -> float:
+        """Cores in the scheduler mask that this process may not use, and others may without disturbing it."""
+        return max(0.0, self.affinity_cores - self.usable_cores)
 
 
 class GpuInfo(Record, frozen=True, kw_only=True):

@@ -179,14 +179,15 @@ def compose_speedup(recommendation: Recommendation) -> str:
     """Say how many times faster, with the interval and the baseline that it is over."""
     speedup = recommendation.speedup
     baseline = format_settings(recommendation.baseline.settings)
+    is_same = recommendation.settings == recommendation.baseline.settings
+    if is_same and not speedup.pairs:
+        return f"what you run already: {one_line(speedup.reason or 'no other setting was chosen')}"
     if speedup.estimate is None:
         return f"speed-up {NOT_MEASURED}: {one_line(speedup.reason or 'no duel was held')}"
     interval = format_interval(speedup.estimate, speedup.low, speedup.high)
     doubt = f" ({one_line(speedup.reason)})" if speedup.reason else ""
     if recommendation.verdict is Verdict.FASTER:
         return f"{interval} times faster than {baseline}{doubt}"
-    if recommendation.settings == recommendation.baseline.settings and not speedup.pairs:
-        return f"what you run already: {one_line(speedup.reason or 'no other setting was chosen')}"
     if recommendation.verdict is Verdict.SAME:
         return f"as fast as yours (within {format_percent(SAME_RATIO)}): {interval} of {baseline}{doubt}"
     return f"{interval} of {baseline}: too uncertain to call{doubt}"

@@ -32,8 +32,7 @@ def compose_next(report: Report, saved_as: str) -> NextStep:
     if recommendation.verdict is Verdict.INCONCLUSIVE:
         return NextStep("a longer run tells smaller differences", compose_longer_command(report))
     if report.request.device.kind == "cpu":
-        command = (*report.request.command, "--step-time", "SECONDS")
-        return NextStep("for a GPU that takes SECONDS a step", _join(command))
+        return NextStep("for a GPU that takes SECONDS a step", _compose_again(report, "step_time_s", "SECONDS"))
     return NextStep("show this again", f"loadtune report {shlex.quote(one_line(saved_as))}")
 
 
@@ -44,16 +43,24 @@ def compose_command(report: Report) -> str:
 
 def compose_longer_command(report: Report) -> str:
     """Return the user's own command with twice the budget."""
-    budget = f"{report.request.budget_s * LONGER_BUDGET_FACTOR:.0f}s"
+    return _compose_again(report, "budget_s", f"{report.request.budget_s * LONGER_BUDGET_FACTOR:.0f}")
+
+
+def _compose_again(report: Report, argument: str, value: str) -> str:
+    """Return the user's command with another option, without those that would refuse to run twice or contradict it."""
     words = list(report.request.command)
+    if not words or PurePath(words[0]).name != "loadtune":
+        return f"{_join(words)} with {argument}={value}".strip()
+    option, unit = {"budget_s": ("--budget", "s"), "step_time_s": ("--step-time", "")}[argument]
+    dropped = {option, "--out"} | ({"--device"} if argument == "step_time_s" else set())
     kept = [
         word
         for index, word in enumerate(words)
-        if word != "--budget" and not word.startswith("--budget=") and words[max(index - 1, 0)] != "--budget"
+        if word not in {*dropped, "--force"}
+        and words[max(index - 1, 0)] not in dropped
+        and not word.startswith(tuple(f"{each}=" for each in dropped))
     ]
-    if not kept or PurePath(kept[0]).name != "loadtune":
-        return f"{_join(kept)} with budget_s={report.request.budget_s * LONGER_BUDGET_FACTOR:.0f}".strip()
-    return _join([*kept, "--budget", budget])
+    return _join([*kept, option, f"{value}{unit}"])
 
 
 def _join(words: Sequence[str]) -> str:

@@ -213,7 +213,7 @@ def test_duel_that_is_lost_recommends_the_baseline():
     trials = screen({BASELINE: [20.0, 20.0], at(16): [40.0, 40.0]})
     answer = recommend(choose(trials, BASELINE), duel(runner, at(16)), trials, TERMS)
     assert (answer.settings, answer.verdict) == (BASELINE, Verdict.SAME)
-    assert (answer.speedup.low, answer.speedup.high) == (1.0, 1.0)
+    assert (answer.speedup.estimate, answer.speedup.low, answer.speedup.high) == (None, None, None)
     assert "slower" in answer.speedup.reason
     assert answer.hours_saved is None
 
@@ -230,12 +230,16 @@ def test_same_and_dearer_recommends_the_baseline_and_same_and_cheaper_the_choice
 
 
 def test_baseline_that_is_the_choice_needs_no_duel():
-    """The same settings are the same: ratio 1, no pairs, a reason."""
+    """Nothing changes: no ratio, no pairs, a reason. With nothing to compare it to, nothing is claimed."""
     trials = screen({BASELINE: [100.0, 100.0], at(8): [90.0, 90.0]})
     answer = recommend(choose(trials, BASELINE), None, trials, TERMS)
     assert (answer.verdict, answer.settings) == (Verdict.SAME, BASELINE)
-    assert (answer.speedup.estimate, answer.speedup.low, answer.speedup.high) == (1.0, 1.0, 1.0)
+    assert (answer.speedup.estimate, answer.speedup.low, answer.speedup.high) == (None, None, None)
     assert answer.speedup.reason == "no setting measured was faster by more than a tie"
+    alone = screen({BASELINE: [100.0, 100.0]})
+    answer = recommend(choose(alone, BASELINE), None, alone, TERMS)
+    assert (answer.verdict, answer.settings) == (Verdict.INCONCLUSIVE, BASELINE)
+    assert "no other setting" in answer.speedup.reason
 
 
 def test_without_a_duel_there_is_no_claim():
