@@ -92,13 +92,24 @@ def refuse_too_many(trials: Sequence[TrialResult], sample_count: int | None, max
     Raises:
         TooManyBadSamplesError: With the names of the first three.
     """
+    for trial in trials:
+        measured = trial.measurement
+        if measured is None:
+            continue
+        is_whole = sample_count is not None and measured.samples_seen >= sample_count
+        seen = sample_count if is_whole and sample_count is not None else max(1, measured.samples_seen)
+        expected = max_bad_ratio * seen
+        # A part of the data set holds more than its share by chance: three standard deviations are let pass.
+        allowed = math.ceil(expected if is_whole else expected + 3 * math.sqrt(expected))
+        if measured.bad_sample_count > allowed:
+            raise _too_many(trials, measured.bad_sample_count, seen, allowed)
+
+
+def _too_many(trials: Sequence[TrialResult], count: int, seen: int, allowed: int) -> TooManyBadSamplesError:
     bad = list_bad_samples(trials)
-    allowed = 0 if sample_count is None else math.ceil(max_bad_ratio * sample_count)
-    if sample_count is None or len(bad) <= allowed:
-        return
     listed = "; ".join(f"{each.name}: {each.reason}" for each in bad[:BAD_SAMPLES_IN_ERROR])
     listed += f"; and {len(bad) - BAD_SAMPLES_IN_ERROR} more" if len(bad) > BAD_SAMPLES_IN_ERROR else ""
-    raise TooManyBadSamplesError(
-        f"{len(bad)} of {sample_count} samples are broken, {allowed} are allowed: {listed}",
+    return TooManyBadSamplesError(
+        f"{count} of {seen} samples are broken, {allowed} are allowed: {listed}",
         "repair or remove them, or allow more with --max-bad 5%",
     )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -26,6 +26,8 @@ from loadtune.records.settings import (
 )
 
 DEFAULT_BUDGET_S = 120.0
+BUDGET_MAX_S = 86400.0
+"""A day; more is a slip of the keyboard."""
 BUDGET_MIN_S = 20.0
 """Below this nothing but starting the processes fits; an answer would rest on nothing."""
 DEFAULT_BATCH_SIZES: dict[DeviceKind, int] = {"cuda": 16, "replay": 16, "cpu": 2}
@@ -86,12 +88,31 @@ def check(options: ProbeOptions) -> None:
         UsageError: An option, or a combination of them, that cannot work.
         DeviceError: A profile that cannot be read.
     """
-    if options.budget_s < BUDGET_MIN_S:
-        raise UsageError(f"--budget {options.budget_s:g}s is too short", f"give it at least {BUDGET_MIN_S:g}s")
+    if not BUDGET_MIN_S <= options.budget_s <= BUDGET_MAX_S:
+        told = "too short" if options.budget_s < BUDGET_MIN_S else "no budget"
+        raise UsageError(
+            f"--budget {options.budget_s:g}s is {told}", f"give it {BUDGET_MIN_S:g} to {BUDGET_MAX_S:g} seconds"
+        )
     if options.step_time_s is not None and not 1e-6 <= options.step_time_s <= 3600:
         raise UsageError(f"--step-time {options.step_time_s:g} is no time of a step", "give seconds, such as 0.21")
     if options.step_time_s is not None and options.device != "auto":
         raise UsageError("--step-time and --device exclude each other", "--step-time replays a device by itself")
+    _check_numbers(options)
+    _check_words(options)
+    parse_workers(options)
+    batch_sizes = parse_batches(options)
+    trains_deeplab = options.model is None and options.train_step is None and not options.objects
+    asked_for = set(batch_sizes or ())
+    if options.baseline is not None:
+        asked_for.add(parse_settings(options.baseline, batch_size=(batch_sizes or (2,))[0]).batch_size)
+    if asked_for and min(asked_for) < 2 and trains_deeplab:
+        raise UsageError(
+            "batch_size=1 cannot train BatchNorm: DeepLabv3+ refuses it", "use at least 2, or your own --model"
+        )
+    parse_device(options, 1)
+
+
+def _check_numbers(options: ProbeOptions) -> None:
     if options.crop_px is not None and options.crop_px < 33:
         raise UsageError(f"--crop {options.crop_px} is too small for the network", "give at least 33 pixels")
     if not 0 <= options.max_bad_ratio <= 1:
@@ -100,15 +121,27 @@ def check(options: ProbeOptions) -> None:
         raise UsageError("--accumulate, --epochs and --ranks-per-node are at least 1", "leave them out for 1")
     if options.learning_rate is not None and not options.learning_rate > 0:
         raise UsageError(f"--lr {options.learning_rate:g} is not positive", "give the rate that you train with")
-    parse_workers(options)
-    batch_sizes = parse_batches(options)
-    if options.baseline is not None:
-        given = parse_settings(options.baseline, batch_size=(batch_sizes or (2,))[0])
-        if given.batch_size < 2 and options.model is None and options.train_step is None:
-            raise UsageError(
-                "batch_size=1 cannot train BatchNorm: DeepLabv3+ refuses it", "use at least 2, or your own --model"
-            )
-    parse_device(options, 1)
+    for name, value, least in (
+        ("--classes", options.class_count, 2),
+        ("--base-size", options.base_size_px, 1),
+        ("--base-batch-size", options.base_batch_size, 1),
+    ):
+        if value is not None and value < least:
+            raise UsageError(f"{name} {value} is too small", f"give at least {least}")
+    if not 0 < options.import_limit_s <= BUDGET_MAX_S:
+        raise UsageError(f"--import-limit {options.import_limit_s:g} is no time limit", "give seconds, such as 60")
+
+
+def _check_words(options: ProbeOptions) -> None:
+    for name, word, known in (
+        ("optimizer", options.optimizer, get_args(Optimizer)),
+        ("precision", options.precision or "fp32", get_args(Precision)),
+        ("augment", options.augment, get_args(Augment)),
+        ("backbone", options.backbone, get_args(Backbone)),
+        ("output stride", options.output_stride, (8, 16)),
+    ):
+        if word not in known:
+            raise UsageError(f"{name} {word!r} is unknown", f"use one of {', '.join(map(str, known))}")
 
 
 def parse_workers(options: ProbeOptions) -> tuple[int, ...] | None:

@@ -63,7 +63,9 @@ class Plan:
 
     def spec(self, leg: Leg, cache: CacheState, first_sample: int, order_seed: int) -> TrialSpec:
         """Return what the trial process needs for a leg."""
-        threads = main_threads(leg.settings, self.limits.usable_cores) if self.device.kind == "cpu" else None
+        alone = with_axes(leg.settings, 0, leg.settings.batch_size)  # the device's ceiling shares no core with workers
+        setting = alone if leg.feed == "resident" else leg.settings
+        threads = main_threads(setting, self.limits.usable_cores) if self.device.kind == "cpu" else None
         options = self.measure
         return TrialSpec(
             settings=leg.settings,
@@ -115,7 +117,6 @@ def make_plan(options: ProbeOptions, workload: WorkloadSpec, limits: HostLimits,
     workers = parse_workers(options)
     is_batch_fixed = inspected.fixed_batch_size is not None
     count = inspected.sample_count
-    main = main_threads(with_axes(baseline, 0, own_batch), limits.usable_cores)
     return Plan(
         device=device,
         workload=_settle_workload(options, workload, device, inspected),
@@ -123,9 +124,9 @@ def make_plan(options: ProbeOptions, workload: WorkloadSpec, limits: HostLimits,
         baseline_origin=origin,
         num_workers=workers
         if workers is not None
-        else auto_workers(limits.usable_cores, count, own_batch, device.kind, main_threads=min(main, 1)),
+        else auto_workers(limits.usable_cores, count, own_batch, device.kind),
         batch_sizes=(own_batch,) if is_batch_fixed else batch_sizes or auto_batches(own_batch, device.kind, count),
-        may_extend_workers=workers is None and device.kind != "cpu",
+        may_extend_workers=workers is None,
         may_extend_batch=batch_sizes is None and not is_batch_fixed and device.kind != "cpu",
         measure=_measure_options(options.budget_s),
         limits=limits,
@@ -149,7 +150,7 @@ def make_search(plan: Plan, obstacle: Callable[[Settings], Obstacle | None], see
     loader_alone = None
     if plan.device.kind == "cpu":
         most = max(*plan.num_workers, int(plan.limits.usable_cores))
-        loader_alone = [2**power for power in range(most.bit_length())]
+        loader_alone = [0, *(2**power for power in range(most.bit_length()))]
     return GridSearch(
         plan.baseline,
         plan.num_workers,
@@ -160,6 +161,7 @@ def make_search(plan: Plan, obstacle: Callable[[Settings], Obstacle | None], see
         batch_max=max(plan.batch_sizes) * 4,
         obstacle=obstacle,
         loader_alone=loader_alone,
+        spare_cores=plan.limits.spare_cores,
         seed=seed,
     )
 
@@ -196,16 +198,17 @@ def _choose_baseline(
     default = DEFAULT_BATCH_SIZES[device.kind]
     if count is not None:
         default = max(2, min(default, count))
-    own = inspected.fixed_batch_size or (batch_sizes[0] if batch_sizes else inspected.loader_batch_size or default)
+    handed = inspected.loader_settings
+    own = inspected.fixed_batch_size or (batch_sizes[0] if batch_sizes else handed.batch_size if handed else default)
     if options.baseline is not None:
         baseline, origin = parse_settings(options.baseline, own), "--baseline"
         own = baseline.batch_size
-    elif inspected.loader_num_workers is not None:
-        baseline = Settings(num_workers=inspected.loader_num_workers, batch_size=own)
+    elif handed is not None:
+        baseline = msgspec.structs.replace(handed, batch_size=own)
         origin = "the DataLoader that was handed over"
     else:
         baseline, origin = default_baseline(limits.affinity_cores, own), "torch's own suggestion: one worker a core"
-        if device.kind == "cpu" and limits.usable_cores < limits.affinity_cores + 1:
+        if device.kind == "cpu":
             baseline = Settings(num_workers=max(0, int(limits.usable_cores) - 1), batch_size=own)
             origin = "one worker a core that training on this CPU leaves"
     if inspected.fixed_batch_size not in {None, own}:
@@ -246,8 +249,8 @@ def _settle_workload(
 def _needs(options: ProbeOptions, device: DeviceChoice, inspected: Inspected) -> Needs:
     """Return what a sample and a step take: float32 images and int64 labels unless the data are the user's own."""
     crop_px = options.crop_px or DEFAULT_CROPS_PX[device.kind]
-    is_own_model = options.model is None and options.train_step is None and not options.objects
-    on_cpu = device.kind == "cpu" and is_own_model
+    trains_deeplab = options.model is None and options.train_step is None and not options.objects
+    on_cpu = device.kind == "cpu" and trains_deeplab
     return Needs(
         device=device.kind,
         sample_bytes=inspected.sample_bytes or crop_px**2 * (3 * 4 + 8),

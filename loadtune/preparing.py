@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from loadtune import options as asked
+from loadtune.advice.cautions import FOREIGN_RATIO
 from loadtune.advice.feasibility import find_obstacle
 from loadtune.concluding import (
     BAD_SAMPLES_SHOWN,
@@ -37,6 +38,8 @@ from loadtune.version import __version__
 
 CACHE_READ_SHARE = 0.1
 """Of the budget, the longest reading of files before the trials; what it does not reach is read by them."""
+INSPECT_SHARE, INSPECT_LIMIT_MIN_S = 0.5, 30.0
+"""Of the budget, the longest look at the data, importing the user's module included; then nothing could be measured."""
 CACHE_FIT_RATIO = 0.5
 """Share of the free memory that data may take to be measured warm: beyond it the kernel evicts what it just read."""
 
@@ -83,7 +86,7 @@ class Probe:
 
     def first_sample(self) -> int:
         """Return where in the order the next trial begins: further on where the cache must not be warm for it."""
-        return self.samples_used if self.cache == "streaming" else 0
+        return 0 if self.cache == "warm" else self.samples_used
 
     def report(self, status: Status, conclusion: Conclusion | None = None) -> Report:
         """Return what is known as a report."""
@@ -133,12 +136,11 @@ def prepare(
     workload = workload_to_look_at(options, target)
     batches = asked.parse_batches(options) or (2,)
     progress.phase("looking at the data and the device")
-    looked = runner.inspect(
-        InspectTask(workload=workload, sources=sources, batch_size=batches[0], cuda_index=wanted_cuda(options))
-    )
+    look = InspectTask(workload=workload, sources=sources, batch_size=batches[0], cuda_index=wanted_cuda(options))
+    looked = runner.inspect(look, max(INSPECT_LIMIT_MIN_S, INSPECT_SHARE * options.budget_s))
     plan = make_plan(options, workload, environment.limits, looked)
     progress.note(f"device: {format_device(plan.device)}")
-    cache, cache_warnings = _settle_cache(options, plan, runner, listing, looked, progress)
+    cache, cache_warnings = _settle_cache(options, plan, runner, listing, sources, looked, progress)
     return Probe(
         options=options,
         plan=plan,
@@ -148,10 +150,9 @@ def prepare(
         runner=runner,
         arena=Arena(
             launcher=launcher,
-            nvml=nvml,
             sources=sources,
             memory_end_bytes=runner.memory_end_bytes,
-            usable_cores=environment.limits.usable_cores,
+            foreign_limit_cores=environment.limits.spare_cores + FOREIGN_RATIO * environment.limits.usable_cores,
         ),
         sink=sink,
         progress=progress,
@@ -159,7 +160,13 @@ def prepare(
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
         start_up_s=start_up_s,
         cache=cache,
-        warnings=(*plan.warnings, *cache_warnings, *_shm_warnings(plan)),
+        warnings=(
+            *plan.warnings,
+            *cache_warnings,
+            *_shm_warnings(plan),
+            *_unreadable_warnings(looked),
+            *_fork_warnings(options, environment),
+        ),
     )
 
 
@@ -192,7 +199,7 @@ def _target_of(options: ProbeOptions) -> str | None:
 def _describe(options: ProbeOptions, listing: Listing | None, looked: Inspected, plan: Plan) -> DatasetSummary:
     if listing is None:
         kind = "iterable data set" if looked.is_iterable else "data set"
-        described = f"your own {kind}" + (", in a DataLoader" if looked.loader_num_workers is not None else "")
+        described = f"your own {kind}" + (", in a DataLoader" if looked.loader_settings is not None else "")
         return DatasetSummary(
             source=options.dataset,
             layout="target",
@@ -218,21 +225,23 @@ def _settle_cache(
     plan: Plan,
     runner: Runner,
     listing: Listing | None,
+    sources: Sources,
     looked: Inspected,
     progress: Progress,
 ) -> tuple[CacheState, list[str]]:
     """Bring the page cache into the state that every trial is to find."""
-    if options.cold:
-        return "cold", [] if listing is not None else ["--cold cannot drop files that your own data set opens"]
+    if options.cold and listing is not None:
+        return "cold", []
     if listing is None:
-        return "warm", []
+        return _warm_own(options, plan, runner, sources, looked, progress)
     per_pair = looked.mean_pair_bytes
     total = listing.total_bytes or (0 if per_pair is None else int(per_pair * len(listing.index)))
     if total > CACHE_FIT_RATIO * plan.limits.memory_available_bytes:
         return "streaming", []
     progress.phase("reading the files once, so that no trial warms the cache for the next")
     task = CacheTask(
-        sources=Sources(index_path=listing.index.shared_path),
+        workload=plan.workload,
+        sources=sources,
         order_seed=options.seed,
         limit_s=CACHE_READ_SHARE * options.budget_s,
     )
@@ -241,6 +250,39 @@ def _settle_cache(
         return "warm", []
     told = f"only {read.samples:,} of {len(listing.index):,} samples could be read into the page cache beforehand"
     return "warm", [f"{told}\ntrials that go further read from storage: see miss_ratio, or give a longer --budget"]
+
+
+def _warm_own(
+    options: ProbeOptions, plan: Plan, runner: Runner, sources: Sources, looked: Inspected, progress: Progress
+) -> tuple[CacheState, list[str]]:
+    """Go through the user's own data once: which files they open is not known, so they cannot be dropped or skipped."""
+    warnings = ["--cold cannot drop files that your own data set opens\nthe cache was warmed"] if options.cold else []
+    progress.phase("going through your data once, so that no trial warms the cache for the next")
+    limit_s = CACHE_READ_SHARE * options.budget_s
+    read = runner.read_files(
+        CacheTask(workload=plan.workload, sources=sources, order_seed=options.seed, limit_s=limit_s)
+    )
+    if not read.is_complete:
+        of = "" if looked.sample_count is None else f" of {looked.sample_count:,}"
+        told = f"only {read.samples:,}{of} samples could be read into the page cache beforehand"
+        warnings.append(f"{told}\ntrials that go further read from storage: see miss_ratio")
+    return "warm", warnings
+
+
+def _unreadable_warnings(looked: Inspected) -> list[str]:
+    """Say what the first look could not read; the trials will meet it again."""
+    if not looked.unreadable:
+        return []
+    first, count = looked.unreadable[0], len(looked.unreadable)
+    return [f"the first look met {count} broken samples, such as {first.name}: {first.reason}\nthey are skipped"]
+
+
+def _fork_warnings(options: ProbeOptions, environment: Environment) -> list[str]:
+    """Say where the workers measured are not started as the user's will be."""
+    if "dataset" not in options.objects or environment.start_method == "fork":
+        return []
+    told = f"workers were forked, since the script's own classes cannot travel by {environment.start_method}"
+    return [f"{told}\nthe steady state is the same; yours take longer to start: keep persistent_workers=True in mind"]
 
 
 def _shm_warnings(plan: Plan) -> list[str]:

@@ -3,13 +3,14 @@
 The order of events stands here; what each step does stands in its own room.
 """
 
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import replace
 
 from loadtune import options as asked
 from loadtune.advice.budget import DUEL_MAX_S, SLICE_MAX_S, DuelPlan, divide_budget, plan_duel
-from loadtune.advice.feasibility import Obstacle, find_obstacle
+from loadtune.advice.feasibility import Obstacle, find_obstacle, shm_size_bytes
 from loadtune.advice.rules import STALL_RATIO
 from loadtune.advice.search import Leg, Search
 from loadtune.advice.selection import Choice, choose
@@ -18,9 +19,10 @@ from loadtune.concluding import (
     refuse_too_many,
     representative,
 )
-from loadtune.engine.duel import HEAD_S, SIDE_WARM_UP_S, DuelInterruptedError, fits_together, hold_abba, hold_duel
+from loadtune.engine.abba import fits_together, hold_abba
+from loadtune.engine.duel import HEAD_S, SIDE_WARM_UP_S, DuelInterruptedError, hold_duel
 from loadtune.engine.launcher import Launcher
-from loadtune.errors import LoadtuneError, NothingMeasuredError
+from loadtune.errors import LoadtuneError, NothingMeasuredError, UsageError
 from loadtune.monitor.environment import refuse_other_distribution, refuse_other_platforms
 from loadtune.monitor.nvml import Nvml
 from loadtune.options import ProbeOptions
@@ -34,6 +36,8 @@ from loadtune.stats import ABBA_PAIRS_MIN, BURSTS_MIN
 
 BUILD_LIMIT_S = 30.0
 """Longest a trial may take to build data and model and warm the device; a model on a busy GPU takes ten."""
+RUN_AHEAD_STEPS = 2
+"""Steps that a stopped process has queued on its GPU at most: a launch queue holds about a thousand kernels."""
 SIDE_END_S = 0.3
 """Time to end a side's processes and to let the step run out that its last slice cut."""
 SLICE_STEPS_MIN = 4
@@ -55,16 +59,36 @@ def probe(options: ProbeOptions, sink: Sink, progress: Progress) -> Report:
     """
     refuse_other_platforms()
     refuse_other_distribution()
+    refuse_several_ranks()
     asked.check(options)
     began_s = time.monotonic() if options.began_s is None else options.began_s
     with ExitStack() as stack:
         stack.callback(progress.stop)
-        launcher = stack.enter_context(Launcher())
+        launcher = stack.enter_context(Launcher(_cores_of_one_rank(options.ranks_per_node)))
         nvml = Nvml.open()
         stack.callback(nvml.close)
         progress.start("starting: importing torch, reading the machine and the data set")
         run = prepare(options, launcher, nvml, sink, progress, began_s, stack)
         return _run(run)
+
+
+def _cores_of_one_rank(ranks: int) -> int | None:
+    """Return the cores to hold the trials to where several ranks share the machine."""
+    return None if ranks == 1 else max(1, len(os.sched_getaffinity(0)) // ranks)
+
+
+def refuse_several_ranks() -> None:
+    """Refuse to probe under a launcher of several ranks, which would all measure at once.
+
+    Raises:
+        UsageError: WORLD_SIZE is above 1.
+    """
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world.isdigit() and int(world) > 1:
+        raise UsageError(
+            f"WORLD_SIZE={world}: every rank would measure at once and disturb the others",
+            "run it once, outside torchrun, with --ranks-per-node N",
+        )
 
 
 def _run(run: Probe) -> Report:
@@ -145,10 +169,20 @@ def _deadline_s(run: Probe, spec: TrialSpec) -> float:
 
 def _obstacle(run: Probe, settings: Settings) -> Obstacle | None:
     """Return what forbids a setting; a baseline that asks for more cores than there are is what the user runs."""
-    needs = replace(run.plan.needs, device_points=_device_points(run))
+    shares = [share for trial in run.trials if (share := _worker_cores(trial)) is not None]
+    worker_cores = max(shares, default=run.plan.needs.worker_cores)
+    needs = replace(run.plan.needs, device_points=_device_points(run), worker_cores=worker_cores)
     found = find_obstacle(settings, run.plan.limits, needs)
     is_own = settings == run.plan.baseline and found is not None and found.cause is Cause.CORES
     return None if is_own else found
+
+
+def _worker_cores(trial: TrialResult) -> float | None:
+    """Return the cores that one worker keeps busy when nothing holds it up; None unless the loader ran alone."""
+    cost = None if trial.measurement is None else trial.measurement.worker
+    if cost is None or not cost.wall_s_per_sample:
+        return None
+    return min(1.0, cost.cpu_s_per_sample / cost.wall_s_per_sample)
 
 
 def _device_points(run: Probe) -> dict[int, int]:
@@ -184,10 +218,12 @@ def _confirm(run: Probe, choice: Choice) -> str:
         run.progress.phase(f"duel: {done} of {planned} slice pairs")
 
     deadline_s = time.monotonic() + left_s
-    memory = [None if trial is None or trial.trace is None else trial.trace.pss_bytes for trial in trials.values()]
     try:
-        if fits_together(memory, run.arena.memory_end_bytes):
-            run.duels.append(hold_duel(run.arena, specs[0], specs[1], plan, deadline_s, told))
+        if _fit_together(run, [trial for trial in trials.values() if trial is not None]):
+            head_s = HEAD_S
+            if run.plan.device.kind == "cuda":  # what the stopped side had queued still runs into this slice
+                head_s = max(HEAD_S, RUN_AHEAD_STEPS * max(_step_s(trial) for trial in trials.values()))
+            run.duels.append(hold_duel(run.arena, specs[0], specs[1], plan, deadline_s, told, head_s=head_s))
         else:
             run.duels.append(hold_abba(run.runner, specs[0], specs[1], ABBA_PAIRS_MIN, deadline_s, told))
     except DuelInterruptedError as stop:
@@ -196,12 +232,31 @@ def _confirm(run: Probe, choice: Choice) -> str:
     return ""
 
 
+def _fit_together(run: Probe, trials: list[TrialResult]) -> bool:
+    """Say whether both sides of a duel have room at once: host memory, shared memory, device memory."""
+    limits, needs = run.plan.limits, run.plan.needs
+    host = [None if trial.trace is None else trial.trace.pss_bytes for trial in trials]
+    shared = [None if needs.sample_bytes is None else shm_size_bytes(t.settings, needs.sample_bytes) for t in trials]
+    device = [None if trial.measurement is None else trial.measurement.device_memory_bytes for trial in trials]
+    return fits_together(
+        [
+            (host, run.arena.memory_end_bytes),
+            (shared, limits.shm_free_bytes),
+            (device, needs.device_memory_bytes),
+        ]
+    )
+
+
+def _step_s(trial: TrialResult | None) -> float:
+    return 0.0 if trial is None or trial.measurement is None else trial.measurement.step_s or 0.0
+
+
 def _plan_duel(run: Probe, left_s: float, trials: list[TrialResult]) -> DuelPlan | None:
     """Fit a duel into what is left; slow steps and bursts of slow batches ask for longer slices."""
     start_s, wanted_s = 0.0, SLICE_MAX_S
     for trial in trials:
         start_s += _start_s(trial)
-        wanted_s = max(wanted_s, HEAD_S + _pause_s(trial))
+        wanted_s = max(wanted_s, HEAD_S + _slice_wanted_s(trial))
     wanted_s = min(SLICE_LIMIT_S, wanted_s)
     return plan_duel(left_s, start_s, wanted_s) or plan_duel(left_s, start_s)
 
@@ -215,7 +270,7 @@ def _start_s(trial: TrialResult) -> float:
     return startup.process_s + startup.build_s + startup.first_batch_s + warm_up_s + SIDE_END_S
 
 
-def _pause_s(trial: TrialResult) -> float:
+def _slice_wanted_s(trial: TrialResult) -> float:
     """Return the shortest slice that counts finely: four steps, or ten bursts where workers deliver in bursts."""
     batch_s = trial.settings.batch_size / (trial.rate_per_s or 1.0)
     stall = 0.0 if trial.measurement is None else trial.measurement.stall_ratio or 0.0

@@ -1,4 +1,4 @@
-"""How is a real device turned into a profile that can be replayed? By the ordinary trial on a resident batch."""
+"""How is a real device turned into a profile that can be replayed? By ordinary trials without a data set."""
 
 import time
 from pathlib import Path
@@ -52,7 +52,7 @@ def record_profile(options: ProbeOptions, out: Path, progress: Progress) -> Repl
                 leg = Leg(
                     settings=Settings(num_workers=0, batch_size=batch_size),
                     role="ceiling",
-                    feed="resident",
+                    feed="cached",
                     measure_s=MEASURE_S,
                 )
                 progress.trial_started(number, len(sizes), f"batch_size={batch_size}", None)
@@ -92,7 +92,7 @@ def _point(result: TrialResult) -> ProfilePoint | None:
         batch_size=batch_size,
         device_s=measured.step_s,
         spread_s=measured.step_spread_s or 0.0,
-        host_cpu_s=(measured.main_cpu_s_per_sample or 0.0) * batch_size,
+        host_cpu_s=measured.launch_cpu_s or 0.0,
         copy_s=measured.copy_s or 0.0,
         memory_bytes=measured.device_memory_bytes or 0,
     )

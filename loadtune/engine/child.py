@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from loadtune.dataset.index import PairIndex
 from loadtune.engine.failures import classify_exception
 from loadtune.measure.accelerator import Accelerator, count_bytes, count_samples, count_tensors
-from loadtune.measure.leg import build_leg, open_source, read_payload, take_one_batch
+from loadtune.measure.leg import build_leg, describe_settings, open_source, read_payload, take_one_batch
 from loadtune.measure.loader import shuffled
 from loadtune.measure.loop import measure, run_side
 from loadtune.records.measurement import BadSample
@@ -48,6 +48,10 @@ PARENT_LIMIT_S = 5.0
 FAILED_EXIT_CODE = 3
 """The trial said what went wrong before it ended."""
 READ_CHUNK_BYTES = 1 << 20
+STORAGE_LOOK_S, STORAGE_LOOK_BYTES = 1.0, 1 << 20
+"""A data set of the user's that fetches less than this from storage in its first second needs no reading beforehand."""
+COLD_SAMPLES_MAX = 20_000
+"""Samples whose files are dropped before a cold trial: more than one reads. A million would take minutes."""
 
 CudaLook = tuple[CudaInfo | None, str | None]
 
@@ -97,7 +101,7 @@ def _do(
         tell(_read_files(task))
         return
     if task.spec.cache == "cold" and task.sources.index_path is not None:
-        forget_files(task.sources.index_path)
+        forget_files(task.sources.index_path, task.spec.order_seed, task.spec.first_sample)
     leg = build_leg(task.spec, task.sources, note_accelerator)
     tell(Phase(name="built", at_s=time.monotonic()))
     if isinstance(task, SideTask):
@@ -116,8 +120,10 @@ def _wait_for_parent(control_fd: int) -> None:
 def _inspect(task: InspectTask) -> Inspected:
     """Survey the pairs, or describe what the user handed over; and look at CUDA if asked to."""
     payload = read_payload(task.sources)
-    source = open_source(task.workload, task.sources, payload)
     cuda, cuda_reason = _look_at_cuda(task.cuda_index)
+    if task.workload.dataset_target is None and task.sources.index_path is None and "dataset" not in payload:
+        return Inspected(sample_count=None, cuda=cuda, cuda_reason=cuda_reason)
+    source = open_source(task.workload, task.sources, payload)
     if isinstance(source.dataset, SegmentationDataset) and task.sources.index_path is not None:
         found = survey(PairIndex.open(task.sources.index_path))
         return Inspected(
@@ -125,10 +131,7 @@ def _inspect(task: InspectTask) -> Inspected:
             class_count=found.class_count,
             is_binary_mask=found.is_binary_mask,
             mean_pair_bytes=found.mean_pair_bytes,
-            width_px=found.width_px,
-            height_px=found.height_px,
             unreadable=tuple(BadSample(name=name, reason=reason) for name, reason in found.unreadable),
-            readable_count=found.readable_count,
             cuda=cuda,
             cuda_reason=cuda_reason,
         )
@@ -143,14 +146,15 @@ def _describe(source: DataSource, batch_size: int, cuda: CudaInfo | None, cuda_r
     batch = stamped.batch
     samples = stamped.stamp.samples or count_samples(batch, asked_for)
     is_fixed = any(axis.startswith("batch_size") for axis in source.fixed_axes)
+    is_prebatched = loader is not None and loader.batch_size is None and loader.batch_sampler is None
+    count = source.sample_count
     return Inspected(
-        sample_count=source.sample_count,
+        sample_count=count * samples if count is not None and is_prebatched else count,
         sample_bytes=count_bytes(batch) // max(1, samples),
         tensors_per_batch=max(1, count_tensors(batch)),
         fixed_axes=source.fixed_axes,
         fixed_batch_size=samples if is_fixed else None,
-        loader_batch_size=None if loader is None else loader.batch_size,
-        loader_num_workers=None if loader is None else loader.num_workers,
+        loader_settings=None if loader is None else describe_settings(loader, samples),
         is_iterable=source.is_iterable,
         cuda=cuda,
         cuda_reason=cuda_reason,
@@ -177,8 +181,10 @@ def _look_at_cuda(index: int | None) -> CudaLook:
 
 
 def _read_files(task: CacheTask) -> CacheRead:
-    """Read the pairs' files in trial order until all are read or time is up."""
-    index = PairIndex.open(task.sources.index_path or "")
+    """Read the data in trial order until all are read or time is up."""
+    if task.sources.index_path is None:
+        return _read_own(task)
+    index = PairIndex.open(task.sources.index_path)
     began_s, read_bytes, samples = time.monotonic(), 0, 0
     for number in shuffled(len(index), task.order_seed):
         if time.monotonic() - began_s > task.limit_s:
@@ -194,6 +200,38 @@ def _read_files(task: CacheTask) -> CacheRead:
     )
 
 
+def _read_own(task: CacheTask) -> CacheRead:
+    """Go through the user's own data; stop early where it reads nothing from storage, being warm or no files at all."""
+    source = open_source(task.workload, task.sources, read_payload(task.sources))
+    began_s, samples, bytes_before = time.monotonic(), 0, _bytes_from_storage()
+    is_map = not source.is_iterable and source.sample_count is not None
+    order = shuffled(source.sample_count, task.order_seed) if is_map and source.sample_count else None
+    items = iter(source.dataset) if order is None else (source.dataset[int(number)] for number in order)
+    is_complete = True
+    for _ in items:
+        samples += 1
+        elapsed_s = time.monotonic() - began_s
+        is_idle = elapsed_s > STORAGE_LOOK_S and _bytes_from_storage() - bytes_before < STORAGE_LOOK_BYTES
+        if elapsed_s > task.limit_s or is_idle:
+            is_complete = is_idle
+            break
+    return CacheRead(
+        samples=samples,
+        is_complete=is_complete,
+        read_bytes=_bytes_from_storage() - bytes_before,
+        seconds=time.monotonic() - began_s,
+    )
+
+
+def _bytes_from_storage() -> int:
+    """Return the bytes that this process had fetched from storage; 0 where the kernel does not say."""
+    try:
+        lines = Path("/proc/self/io").read_text("ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes:")), 0)
+
+
 def _read_through(path: str) -> int:
     """Read a regular file and drop its content; 0 where it cannot be read, which its trial will say."""
     total = 0
@@ -207,11 +245,18 @@ def _read_through(path: str) -> int:
     return total
 
 
-def forget_files(index_path: str) -> None:
-    """Ask the kernel to drop the files' clean pages, so that a cold trial reads from storage."""
+def forget_files(index_path: str, order_seed: int, first_sample: int) -> None:
+    """Ask the kernel to drop the clean pages of the files that a trial is about to read.
+
+    Args:
+        index_path: The pairs.
+        order_seed: Of the trial's order.
+        first_sample: Where in it the trial begins.
+    """
     index = PairIndex.open(index_path)
-    for number in range(len(index)):
-        for path in index.pair(number):
+    epoch, skip = divmod(first_sample, len(index))
+    for number in shuffled(len(index), order_seed, epoch)[skip : skip + COLD_SAMPLES_MAX]:
+        for path in index.pair(int(number)):
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             except OSError:

@@ -1,7 +1,7 @@
 """Which of two settings is faster, and how surely? Both are started afresh and run by turns, slice by slice.
 
 While one side's process group runs, the other is stopped (SIGSTOP), so that drift of the machine meets both alike.
-Where two sides do not fit into memory together, fresh runs alternate instead (ABBA).
+Where two sides do not fit into memory together, fresh runs alternate instead (`abba`).
 """
 
 import math
@@ -9,17 +9,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from signal import SIGCONT, SIGSTOP
-from typing import Literal
 
 import msgspec
 
 from loadtune.advice.budget import DuelPlan
-from loadtune.advice.search import Leg
 from loadtune.engine.failures import Ended, explain, explain_exit
 from loadtune.engine.launcher import Launcher, TrialProcess
-from loadtune.engine.runner import POLL_S, Runner, used_memory_bytes
+from loadtune.engine.limits import MemoryWatch, describe_excess
+from loadtune.engine.runner import POLL_S
 from loadtune.engine.slices import Share, Slice, share_out
-from loadtune.monitor.nvml import Nvml
 from loadtune.monitor.sampler import Sampler
 from loadtune.records.measurement import Cause, Duel, Failure, SlicePair, TrialState
 from loadtune.records.messages import Failed, Phase, SideTask, Sources, StepsDone
@@ -33,10 +31,13 @@ HEAD_SHARE_MAX = 0.4
 """Of a slice at most; a short slice with the whole head dropped would hold nothing."""
 SIDE_WARM_UP_S = 2.0
 """Longest loader warm-up of a side: the heads of its slices are dropped besides."""
+START_LIMIT_S = 15.0
+"""A side may take so long to get warm even where the duel's own time is up by then: a first start is worth waiting."""
 LAST_STEP_LIMIT_S = 3.0
 """How long a side may run on after its last slice, so that the step which that slice cut is seen to end."""
-FLAG_FOREIGN_RATIO = 0.1
-"""Share of the usable cores from which a pair is flagged as disturbed by others; it still counts."""
+STRIDE_SAMPLES = 100_003
+"""How far apart in the sample order two starts begin where the page cache must not be warm for the second. A prime:
+taken modulo the length of any data set it leads somewhere else each time."""
 
 Report = Callable[[int, int], None]
 """Told after each pair: pairs done, pairs planned."""
@@ -87,14 +88,21 @@ class Arena:
     """Where duels are held: everything but who fights and for how long."""
 
     launcher: Launcher
-    nvml: Nvml
     sources: Sources
     memory_end_bytes: int
-    usable_cores: float
+    foreign_limit_cores: float
+    """Cores that others may take before a pair is flagged."""
 
 
 def hold_duel(
-    arena: Arena, baseline: TrialSpec, contender: TrialSpec, plan: DuelPlan, deadline_s: float, report: Report
+    arena: Arena,
+    baseline: TrialSpec,
+    contender: TrialSpec,
+    plan: DuelPlan,
+    deadline_s: float,
+    report: Report,
+    *,
+    head_s: float = HEAD_S,
 ) -> Duel:
     """Run both sides by turns and return the slice pairs; what was measured before a failure is kept.
 
@@ -105,17 +113,20 @@ def hold_duel(
         plan: Pairs, slices and restarts.
         deadline_s: time.monotonic() at which no further pair begins.
         report: Told of progress.
+        head_s: Seconds dropped at the start of each slice, if the slice is long enough.
     """
     began_s = time.monotonic()
-    head_s = min(HEAD_S, HEAD_SHARE_MAX * plan.slice_s)
+    head_s = min(head_s, HEAD_SHARE_MAX * plan.slice_s)
     pairs: list[SlicePair] = []
     failure: Failure | None = None
     notes: list[str] = []
     is_interrupted = False
     for restart in range(plan.restarts):
+        started_s = time.monotonic()
         share = [pair * plan.restarts // plan.pairs for pair in range(plan.pairs)].count(restart)
         try:
-            done, failure = _run_restart(arena, (baseline, contender), plan, restart, share, head_s, deadline_s)
+            specs = (apart(baseline, 2 * restart), apart(contender, 2 * restart + 1))
+            done, failure = _run_restart(arena, specs, plan, restart, share, head_s, deadline_s)
             pairs += done
         except KeyboardInterrupt:
             is_interrupted = True
@@ -125,7 +136,8 @@ def hold_duel(
             notes.append(f"A side was lost in start {restart + 1} of {plan.restarts}: {failure.message}")
             break
         report(len(pairs), plan.pairs)
-        if time.monotonic() > deadline_s and restart + 1 < plan.restarts:
+        now_s = time.monotonic()
+        if now_s + (now_s - started_s) > deadline_s + plan.slice_s and restart + 1 < plan.restarts:
             notes.append(f"Time was up after {restart + 1} of {plan.restarts} starts.")
             break
     duel = Duel(
@@ -161,14 +173,15 @@ def _run_restart(
     try:
         for spec in specs:
             sides.append(_start_side(arena, spec, deadline_s, sides))
-        sampler = Sampler([side.process.pid for side in sides], arena.nvml)
+        sampler = Sampler([side.process.pid for side in sides])
         sampler.start()
+        memory = MemoryWatch(sampler, arena.memory_end_bytes)
         for number in range(count):
             if firsts and time.monotonic() + 2 * plan.slice_s > deadline_s:
                 break
             firsts.append((number + restart) % 2 == 0)  # A B, B A: what drifts evenly meets both alike
             for side in sides if firsts[-1] else reversed(sides):
-                _run_slice(arena, side, plan.slice_s, sampler)
+                _run_slice(arena, side, plan.slice_s, memory)
         for side in sides:
             _finish_last_step(arena, side)
     except _SideLostError as error:
@@ -178,7 +191,7 @@ def _run_restart(
         for side in sides:
             side.process.signal_group(SIGCONT)
             arena.launcher.release(side.process)
-    return _pair_up(sides, firsts, restart, head_s, trace, arena.usable_cores), failure
+    return _pair_up(sides, firsts, restart, head_s, trace, arena.foreign_limit_cores), failure
 
 
 def _start_side(arena: Arena, spec: TrialSpec, deadline_s: float, others: Sequence[_Side]) -> _Side:
@@ -186,13 +199,14 @@ def _start_side(arena: Arena, spec: TrialSpec, deadline_s: float, others: Sequen
     brief = msgspec.structs.replace(spec.measure, warm_up_s=min(spec.measure.warm_up_s, SIDE_WARM_UP_S))
     spec = msgspec.structs.replace(spec, measure=brief)
     side = _Side(arena.launcher.start(SideTask(spec=spec, sources=arena.sources)))
-    limit_s = max(deadline_s, time.monotonic() + spec.measure.cap_s)
+    limit_s = max(deadline_s, time.monotonic() + START_LIMIT_S)
     sampler = Sampler([each.process.pid for each in (*others, side)])
     sampler.start()
+    memory = MemoryWatch(sampler, arena.memory_end_bytes)
     try:
         while not side.is_running:
             _listen(arena, side, until_s=limit_s)
-            _watch_memory(arena, sampler)
+            _watch_memory(memory)
     except BaseException:
         arena.launcher.release(side.process)
         raise
@@ -203,27 +217,26 @@ def _start_side(arena: Arena, spec: TrialSpec, deadline_s: float, others: Sequen
     return side
 
 
-def _run_slice(arena: Arena, side: _Side, slice_s: float, sampler: Sampler) -> None:
+def _run_slice(arena: Arena, side: _Side, slice_s: float, memory: MemoryWatch) -> None:
     """Let a side run for one slice."""
     side.process.signal_group(SIGCONT)
     began_s = time.monotonic()
     while (left_s := began_s + slice_s - time.monotonic()) > 0:
         _listen(arena, side, min(POLL_S, left_s))
-        _watch_memory(arena, sampler)
+        _watch_memory(memory)
     side.process.signal_group(SIGSTOP)
     side.slices.append(Slice(began_s, time.monotonic()))
 
 
-def _watch_memory(arena: Arena, sampler: Sampler) -> None:
+def _watch_memory(memory: MemoryWatch) -> None:
     """Give the duel up before the kernel picks a victim.
 
     Raises:
         _SideLostError: The sides together are past the limit.
     """
-    used = used_memory_bytes(sampler, arena.memory_end_bytes)
+    used = memory.excess()
     if used is not None:
-        told = f"both sides together reached {used / 2**30:.1f} GiB"
-        raise _SideLostError(Failure(cause=Cause.HOST_MEMORY, message=told))
+        raise _SideLostError(describe_excess(used, "")[1])
 
 
 def _finish_last_step(arena: Arena, side: _Side) -> None:
@@ -263,7 +276,7 @@ def _pair_up(
     restart: int,
     head_s: float,
     trace: ResourceTrace | None,
-    usable_cores: float,
+    foreign_limit_cores: float,
 ) -> list[SlicePair]:
     """Return the pairs whose both slices hold something to count."""
     shares = [_share_out(side, head_s) for side in sides]
@@ -273,7 +286,7 @@ def _pair_up(
         if ours[0] is None or ours[1] is None:
             continue
         foreign = _foreign_cores(trace, [side.slices[place] for side in sides])
-        is_disturbed = foreign is not None and foreign > FLAG_FOREIGN_RATIO * usable_cores
+        is_disturbed = foreign is not None and foreign > foreign_limit_cores
         pairs.append(
             SlicePair(
                 baseline_samples=ours[0].samples,
@@ -310,54 +323,8 @@ def _foreign_cores(trace: ResourceTrace | None, slices: Sequence[Slice]) -> floa
     return sum(known) / len(known) if known else None
 
 
-def hold_abba(
-    runner: Runner, baseline: TrialSpec, contender: TrialSpec, pairs: int, deadline_s: float, report: Report
-) -> Duel:
-    """Alternate fresh runs, where two sides do not fit into memory together."""
-    began_s, made = time.monotonic(), list[SlicePair]()
-    failure: Failure | None = None
-    for number in range(pairs):
-        baseline_first = number % 2 == 0
-        rates: dict[Literal["baseline", "contender"], tuple[int, float]] = {}
-        order: list[tuple[Literal["baseline", "contender"], TrialSpec]] = [
-            ("baseline", baseline),
-            ("contender", contender),
-        ]
-        for name, spec in order if baseline_first else reversed(order):
-            result = runner.run(spec, Leg(settings=spec.settings, role="grid"), 1, deadline_s + spec.measure.cap_s)
-            if result.measurement is None:
-                failure = result.failure
-                break
-            windows = result.measurement.windows
-            rates[name] = sum(window.samples for window in windows), result.measurement.duration_s
-        if failure is not None:
-            break
-        made.append(
-            SlicePair(
-                baseline_samples=rates["baseline"][0],
-                baseline_s=rates["baseline"][1],
-                contender_samples=rates["contender"][0],
-                contender_s=rates["contender"][1],
-                baseline_first=baseline_first,
-                restart=number,
-            )
-        )
-        report(len(made), pairs)
-        if time.monotonic() > deadline_s:
-            break
-    return Duel(
-        baseline=baseline.settings,
-        contender=contender.settings,
-        method="abba",
-        pairs=tuple(made),
-        slice_s=baseline.measure.measure_s,
-        head_s=0.0,
-        seconds_spent=time.monotonic() - began_s,
-        notes=("Two sides did not fit into memory together, so fresh runs alternated (ABBA).",),
-        failure=failure,
-    )
-
-
-def fits_together(memory_bytes: Sequence[int | None], memory_end_bytes: int) -> bool:
-    """Say whether both sides can live at once; unknown sizes are taken to fit, since a duel watches its memory."""
-    return sum(each or 0 for each in memory_bytes) < memory_end_bytes
+def apart(spec: TrialSpec, start: int) -> TrialSpec:
+    """Return the spec of one of several starts: on fresh samples each, unless the page cache is warm for all."""
+    if spec.cache == "warm":
+        return spec
+    return msgspec.structs.replace(spec, first_sample=spec.first_sample + start * STRIDE_SAMPLES)

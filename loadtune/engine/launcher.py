@@ -38,7 +38,7 @@ _ENTRY = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from loadtune.engine.zygote import main
-main(int(sys.argv[2]))
+main(int(sys.argv[2]), sys.argv[3])
 """
 """The parent's own module path, and nothing from the current folder that the parent would not find either."""
 
@@ -113,13 +113,17 @@ class TrialProcess:
 
 
 class Launcher:
-    """Starts the zygote at once and in the background; a context manager that leaves nothing behind."""
+    """Starts the zygote at once and in the background; a context manager that leaves nothing behind.
 
-    def __init__(self) -> None:
+    Args:
+        cores: Cores that every trial is held to; None: all that this process may use.
+    """
+
+    def __init__(self, cores: int | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="loadtune-")
         self._log_path = Path(self._folder.name) / "zygote.log"
         self._connection, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-P", "-c", _ENTRY, json.dumps(sys.path), str(far_end.fileno())]
+        command = [sys.executable, "-P", "-c", _ENTRY, json.dumps(sys.path), str(far_end.fileno()), self._folder.name]
         with self._log_path.open("wb") as log, far_end:
             self._zygote = subprocess.Popen(
                 command,
@@ -129,6 +133,9 @@ class Launcher:
                 pass_fds=(far_end.fileno(),),
                 start_new_session=True,  # Ctrl-C is for the parent, which ends what runs in its own order
             )
+        if cores is not None:
+            mine = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(self._zygote.pid, mine[: max(1, cores)])  # its forks inherit it
         self._alive: dict[int, TrialProcess] = {}
         self._replies: deque[Ready | Started] = deque()
         self._count = 0
@@ -214,6 +221,8 @@ class Launcher:
             process.close()
         self._alive.clear()
         self._connection.close()  # the zygote's signal to end
+        if self.import_s is None:  # it is still importing, and would hear of it only afterwards
+            self._zygote.kill()
         try:
             self._zygote.wait(timeout=5.0)
         except subprocess.TimeoutExpired:

@@ -6,10 +6,10 @@ from typing import TypeVar
 
 from loadtune.advice.feasibility import Obstacle
 from loadtune.advice.search import Leg
-from loadtune.engine.failures import MEMORY_HINT, Ended, explain, explain_exit
+from loadtune.engine.failures import Ended, explain, explain_exit
 from loadtune.engine.launcher import Launcher, TrialProcess
+from loadtune.engine.limits import MemoryWatch, describe_excess, judge_silence
 from loadtune.errors import DatasetError, TargetError
-from loadtune.monitor.host import read_machine_oom_kills
 from loadtune.monitor.nvml import Nvml
 from loadtune.monitor.sampler import Sampler, with_replayed_gpu
 from loadtune.records.measurement import Cause, Failure, Measurement, TrialResult, TrialState
@@ -35,23 +35,19 @@ MEMORY_END_RATIO = 0.9
 """Share of the tightest memory limit at which a trial is ended: past it the kernel picks the victim."""
 OOM_GROUP_END_RATIO = 0.8
 """The same where one kernel kill takes the whole container (memory.oom.group), the results with it."""
+PHASE_WORDS = {
+    "asked": "while data and model were built",
+    "built": "while the device warmed up or the first batch was made",
+    "device_warm": "while the first batch was made",
+    "first_batch": "while the loader warmed up",
+    "measuring": "while measuring",
+    "measured": "while ending",
+}
+"""What a trial was doing after each mark."""
 LATE_S = 5.0
 """How long past its own cap a trial may take to hand in its result before it counts as stuck."""
 INSPECT_LIMIT_S = 120.0
 """Longest look at the data; importing the user's module has its own, shorter limit within."""
-
-
-def used_memory_bytes(sampler: Sampler, end_bytes: int) -> int | None:
-    """Return the trees' memory where it is past the end; None below it.
-
-    Resident sizes count a shared page once a process, so a crossing is confirmed by the proportional size.
-    """
-    used = sampler.memory_bytes
-    if used is None or used <= end_bytes:
-        return None
-    shared_out = sampler.read_pss()
-    used = used if shared_out is None else shared_out
-    return used if used > end_bytes else None
 
 
 _Answer = TypeVar("_Answer", Inspected, CacheRead)
@@ -67,6 +63,7 @@ class _Heard:
     measured_s: float | None = None
     requested_s: float = 0.0
     last_s: float = 0.0
+    phase: str = "asked"
 
 
 class Runner:
@@ -88,7 +85,6 @@ class Runner:
         share = OOM_GROUP_END_RATIO if limits.memory_oom_group else MEMORY_END_RATIO
         used = limits.memory_limit_bytes - limits.memory_available_bytes
         self.memory_end_bytes = int(share * limits.memory_limit_bytes) - used
-        self._end_share = share
 
     def run(self, spec: TrialSpec, leg: Leg, number: int, deadline_s: float) -> TrialResult:
         """Run one trial.
@@ -100,23 +96,23 @@ class Runner:
             deadline_s: time.monotonic() at which it is ended, whatever it is doing.
         """
         requested_s = time.monotonic()
-        oom_kills = read_machine_oom_kills()
         process = self._launcher.start(TrialTask(spec=spec, sources=self._sources, requested_s=requested_s))
         sampler = Sampler([process.pid], self._nvml)
         sampler.start()
+        memory = MemoryWatch(sampler, self.memory_end_bytes)
         heard = _Heard(requested_s=requested_s, last_s=requested_s)
         ended: tuple[TrialState, Failure] | None = None
         try:
             while process.exit is None and ended is None and heard.measurement is None:
                 self._launcher.poll(POLL_S)
                 self._hear(process, sampler, heard)
-                ended = self._overstepped(spec, process, sampler, heard, deadline_s)
+                ended = self._overstepped(spec, process, memory, heard, deadline_s)
         finally:
             trace = sampler.stop()
             self._launcher.release(process)
         self._hear(process, None, heard)
         if heard.measurement is None and ended is None:
-            killed = Ended(process.exit, max(0, (read_machine_oom_kills() or 0) - (oom_kills or 0)))
+            killed = Ended(process.exit, trace.oom_kills or 0)
             log_tail = process.log_tail()
             ended = explain_exit(killed, log_tail) if heard.failed is None else explain(heard.failed, killed, log_tail)
         return self._result(spec, leg, number, requested_s, heard, trace, ended)
@@ -132,14 +128,14 @@ class Runner:
         failure = Failure(cause=Cause.INTERRUPT, message="ended by Ctrl-C")
         return self._result(spec, leg, number, time.monotonic(), _Heard(), None, (TrialState.INTERRUPTED, failure))
 
-    def inspect(self, task: InspectTask) -> Inspected:
-        """Look at the data and the device in a process of its own.
+    def inspect(self, task: InspectTask, limit_s: float = INSPECT_LIMIT_S) -> Inspected:
+        """Look at the data and the device in a process of its own, within a time limit.
 
         Raises:
             TargetError: The user's data set or model cannot be used.
             DatasetError: The data set cannot be read.
         """
-        return self._ask(task, Inspected, INSPECT_LIMIT_S)
+        return self._ask(task, Inspected, limit_s)
 
     def read_files(self, task: CacheTask) -> CacheRead:
         """Read the files once, so that every trial finds the same page cache."""
@@ -178,7 +174,9 @@ class Runner:
                 heard.failed = event
             elif isinstance(event, DeviceInUse) and event.uuid is not None and sampler is not None:
                 sampler.use_gpu(event.uuid)
-            elif isinstance(event, Phase) and event.name == "measuring":
+            elif isinstance(event, Phase):
+                heard.phase = event.name
+            if isinstance(event, Phase) and event.name == "measuring":
                 heard.measuring_s = event.at_s
             elif isinstance(event, Phase) and event.name == "measured":
                 heard.measured_s = event.at_s
@@ -188,32 +186,20 @@ class Runner:
                 process.go_on()
 
     def _overstepped(
-        self, spec: TrialSpec, process: TrialProcess, sampler: Sampler, heard: _Heard, deadline_s: float
+        self, spec: TrialSpec, process: TrialProcess, memory: MemoryWatch, heard: _Heard, deadline_s: float
     ) -> tuple[TrialState, Failure] | None:
         """Return why a trial must be ended now, or None."""
-        now_s, used = time.monotonic(), used_memory_bytes(sampler, self.memory_end_bytes)
+        used = memory.excess()
         if used is not None:
-            return TrialState.OUT_OF_MEMORY, Failure(
-                cause=Cause.HOST_MEMORY,
-                message=f"ended at {used / 2**30:.1f} GiB: with what others hold, {self._end_share:.0%} of the limit",
-                hint=MEMORY_HINT,
-                log_tail=process.log_tail(),
-            )
-        if now_s - heard.last_s > spec.measure.silence_s:
-            return TrialState.TIMED_OUT, Failure(
-                cause=Cause.HANG,
-                message=f"nothing was heard for {spec.measure.silence_s:.0f} s",
-                hint="a worker may wait for ever; give your DataLoader a timeout= to see where",
-                log_tail=process.log_tail(),
-            )
-        if now_s > deadline_s:
-            return TrialState.TIMED_OUT, Failure(
-                cause=Cause.DEADLINE,
-                message=f"no result after {now_s - heard.requested_s:.0f} s",
-                hint="give it a longer --budget, or a smaller --batch-size",
-                log_tail=process.log_tail(),
-            )
-        return None
+            return describe_excess(used, process.log_tail())
+        return judge_silence(
+            requested_s=heard.requested_s,
+            last_s=heard.last_s,
+            phase=PHASE_WORDS.get(heard.phase, ""),
+            silence_s=spec.measure.silence_s,
+            deadline_s=deadline_s,
+            log_tail=process.log_tail,
+        )
 
     def _result(
         self,

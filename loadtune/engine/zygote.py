@@ -9,6 +9,7 @@ import gc
 import os
 import resource
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -27,8 +28,13 @@ MESSAGE_LIMIT_BYTES = 1 << 18
 """Largest request. A replay profile of a thousand points fits; a longer one is cut by the kernel and refused."""
 
 
-def main(socket_fd: int) -> None:
-    """Import what trials need, then serve until the parent goes."""
+def main(socket_fd: int, folder: str) -> None:
+    """Import what trials need, then serve until the parent goes; its folder of logs goes with it.
+
+    Args:
+        socket_fd: The connection to the parent.
+        folder: What the parent would remove, if it still can.
+    """
     connection = socket.socket(fileno=socket_fd)
     adopt_orphans()
     started_s = time.monotonic()
@@ -39,6 +45,7 @@ def main(socket_fd: int) -> None:
     with contextlib.suppress(ConnectionError):  # the parent has gone: the kernel ends the trials with this process
         _send(connection, Ready(import_s=time.monotonic() - started_s))
         _Server(connection, child.run).serve()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Run(Protocol):

@@ -4,6 +4,7 @@ Everything that decides something stands in this file. The adapters (`cuda.py`, 
 calls only, so that what no machine at hand can run is short enough to be read beside PyTorch's documentation.
 """
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,12 +66,15 @@ class Step:
     """time.monotonic() at which the device began the copy."""
     finished_s: float
     """time.monotonic() at which the device finished."""
+    host_cpu_s: float = 0.0
+    """CPU seconds that this thread spent on queueing the step; a full launch queue adds its spinning."""
 
 
 @dataclass(slots=True)
 class _Queued:
     samples: int
     data_wait_s: float
+    host_cpu_s: float
     before: Any
     copied: Any
     after: Any
@@ -94,10 +98,12 @@ class Timeline:
         if device.run_ahead_steps is not None and len(self._queued) >= device.run_ahead_steps:
             device.wait(self._queued[-device.run_ahead_steps].after)
         before = device.record()
+        cpu_s = time.thread_time()
         uploaded = batch if is_resident else device.upload(batch)
         copied = device.record()
         device.step(uploaded)
-        self._queued.append(_Queued(samples, data_wait_s, before, copied, device.record()))
+        host_cpu_s = time.thread_time() - cpu_s
+        self._queued.append(_Queued(samples, data_wait_s, host_cpu_s, before, copied, device.record()))
 
     def finished(self) -> Iterator[Step]:
         """Yield the steps that the device has finished since the last call, oldest first."""
@@ -121,6 +127,7 @@ class Timeline:
             idle_s=idle_s,
             copy_s=copied_s - started_s,
             compute_s=finished_s - copied_s,
+            host_cpu_s=queued.host_cpu_s,
             started_s=started_s,
             finished_s=finished_s,
         )

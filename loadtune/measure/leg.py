@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cloudpickle
@@ -16,7 +16,7 @@ from loadtune.measure.cuda import CudaAccelerator
 from loadtune.measure.loader import StampedBatch, build_loader
 from loadtune.measure.replay import ReplayAccelerator
 from loadtune.records.messages import Sources
-from loadtune.records.settings import Settings, TrialSpec, WorkloadSpec
+from loadtune.records.settings import DEFAULT_PREFETCH_FACTOR, Settings, TrialSpec, WorkloadSpec
 from loadtune.workload.segmentation import SegmentationDataset
 from loadtune.workload.target import DataSource, describe_dataset, resolve_dataset
 from loadtune.workload.training import build_step, synthetic_batch
@@ -28,10 +28,29 @@ class Leg:
 
     spec: TrialSpec
     accelerator: Accelerator
-    resident: Callable[[], Any]
-    """Makes the batch that device warm-up and the resident feed train on, already uploaded."""
+    host_batch: Callable[[], Any]
+    """Makes a batch like the loader's, on the host: device warm-up and the resident and cached feeds train on it."""
     loader: DataLoader[Any] | None
     build_s: float
+
+
+def describe_settings(loader: DataLoader[Any], batch_size: int) -> Settings:
+    """Return a ready DataLoader's own settings, what equals torch's default left out.
+
+    Args:
+        loader: The user's.
+        batch_size: Samples that one batch of it was seen to hold.
+    """
+    workers = loader.num_workers
+    prefetch = loader.prefetch_factor if workers and loader.prefetch_factor != DEFAULT_PREFETCH_FACTOR else None
+    return Settings(
+        num_workers=workers,
+        batch_size=batch_size,
+        prefetch_factor=prefetch,
+        pin_memory=bool(loader.pin_memory),
+        persistent_workers=bool(loader.persistent_workers and workers),
+        in_order=bool(getattr(loader, "in_order", True)),
+    )
 
 
 class Payload(dict[str, Any]):
@@ -53,7 +72,7 @@ def open_source(workload: WorkloadSpec, sources: Sources, payload: Payload) -> D
         TargetError: The user's data set cannot be loaded, or is none.
     """
     if "dataset" in payload:
-        return describe_dataset(payload["dataset"], "you handed over")
+        return replace(describe_dataset(payload["dataset"], "you handed over"), was_handed_over=True)
     if workload.dataset_target is not None:
         return resolve_dataset(workload.dataset_target, workload)
     if sources.index_path is None:
@@ -86,13 +105,14 @@ def build_leg(spec: TrialSpec, sources: Sources, started: Callable[[Accelerator]
         steps.append(build_step(spec.workload, device, spec.settings.accumulation_steps, **_own(payload)))
     source: DataSource | None = None
     loader = None
-    if spec.feed != "resident":
+    has_data = sources.index_path is not None or spec.workload.dataset_target is not None or "dataset" in payload
+    if spec.feed != "resident" and has_data:
         source = open_source(spec.workload, sources, payload)
         loader = build_loader(source, spec.settings, spec.order_seed, spec.first_sample)
     return Leg(
         spec=spec,
         accelerator=accelerator,
-        resident=lambda: accelerator.upload(_resident_batch(spec, sources, payload, source)),
+        host_batch=lambda: _host_batch(spec, sources, payload, source),
         loader=loader,
         build_s=time.monotonic() - began_s,
     )
@@ -112,13 +132,25 @@ def open_accelerator(spec: TrialSpec, train_step: Callable[[Any], None]) -> Acce
 
 
 def take_one_batch(source: DataSource, settings: Settings, order_seed: int) -> StampedBatch:
-    """Return the first batch of this data, made in this process."""
-    plain = Settings(num_workers=0, batch_size=settings.batch_size)
-    stamped: StampedBatch = next(iter(build_loader(source, plain, order_seed)))
-    return stamped
+    """Return the first batch of this data, made in a worker.
+
+    A data set that opens its files at the first sample must not open them here, in the process whose workers inherit
+    them. Only where a worker cannot (too little shared memory) or the data fail is it made in this process, whose
+    exception then is the user's own.
+    """
+    for num_workers in (1, 0):
+        plain = Settings(num_workers=num_workers, batch_size=settings.batch_size)
+        try:
+            stamped: StampedBatch = next(iter(build_loader(source, plain, order_seed)))
+        except Exception:
+            if num_workers == 0:
+                raise
+        else:
+            return stamped
+    raise AssertionError("the loop returns or raises")
 
 
-def _resident_batch(spec: TrialSpec, sources: Sources, payload: Payload, source: DataSource | None) -> Any:
+def _host_batch(spec: TrialSpec, sources: Sources, payload: Payload, source: DataSource | None) -> Any:
     """Noise for the built-in data, else a batch of the user's own; nothing where nothing is trained."""
     if spec.device.kind == "replay" or spec.consume == "nothing":
         return None

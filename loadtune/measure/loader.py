@@ -7,6 +7,7 @@ lay ready at any moment, is known without touching DataLoader's private fields.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import get_start_method
 from typing import Any
 
 import torch
@@ -139,12 +140,13 @@ def build_loader(source: DataSource, settings: Settings, order_seed: int, first_
     given = source.loader
     collate = default_collate if given is None else given.collate_fn
     kwargs = settings.dataloader_kwargs()
+    context = None if given is None else given.multiprocessing_context
+    if context is None and source.was_handed_over and get_start_method() != "fork":
+        context = "fork"  # classes of the script travelled here by value; a new interpreter could not import them
     if given is not None:
-        kwargs |= {
-            "generator": given.generator,
-            "timeout": given.timeout if settings.num_workers else 0,
-            "multiprocessing_context": given.multiprocessing_context if settings.num_workers else None,
-        }
+        kwargs["generator"] = given.generator  # its timeout is left out: a side of a duel that is stopped would miss it
+    if settings.num_workers:
+        kwargs["multiprocessing_context"] = context
     has_own_batches = given is not None and given.batch_sampler is not None and given.batch_size is None
     if has_own_batches and given is not None:
         kwargs.pop("batch_size")

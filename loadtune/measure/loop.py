@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from statistics import median
 
+import msgspec
+
 from loadtune.measure.accelerator import Step, Timeline, count_bytes, count_samples
 from loadtune.measure.leg import Leg
 from loadtune.measure.loader import Batches, Stamp, Taken
@@ -50,20 +52,22 @@ class Run:
     tell: Tell
     timeline: Timeline
     next_batch: Callable[[], Taken]
+    is_resident: bool = False
+    """The batch already lies on the device."""
     steps: list[Step] = field(default_factory=list)
     taken: list[tuple[Stamp | None, float]] = field(default_factory=list)
     batch_bytes: int | None = None
     told_s: float = 0.0
     told_steps: int = 0
 
-    def advance(self, *, is_resident: bool = False) -> None:
+    def advance(self) -> None:
         """Take one batch, queue its step, and note the steps that finished meanwhile."""
         item = self.next_batch()
         self.taken.append((item.stamp, item.taken_s))
-        if self.batch_bytes is None and not is_resident:
+        if self.batch_bytes is None and not self.is_resident:
             self.batch_bytes = count_bytes(item.batch)
         samples = item.samples or count_samples(item.batch, self.leg.spec.settings.batch_size)
-        self.timeline.queue(item.batch, samples, item.wait_s, is_resident=is_resident)
+        self.timeline.queue(item.batch, samples, item.wait_s, is_resident=self.is_resident)
         self.collect(self.timeline.finished())
 
     def collect(self, finished: Iterator[Step]) -> None:
@@ -93,7 +97,7 @@ def measure(leg: Leg, tell: Tell, process_s: float, wait_for_parent: Callable[[]
     idle_reference_s = warm_device_up(leg, tell)
     loader_began_s = time.monotonic()
     run = start(leg, tell)
-    first_batch_s = time.monotonic() - loader_began_s
+    first_batch_s = run.taken[0][1] - loader_began_s
     tell(Phase(name="first_batch", at_s=time.monotonic()))
     warm_loader_up(run)
     tell(Phase(name="measuring", at_s=time.monotonic()))
@@ -129,7 +133,7 @@ def warm_device_up(leg: Leg, tell: Tell) -> float:
     """
     if leg.spec.consume == "nothing" or leg.spec.device.kind == "replay":
         return 0.0
-    batch = leg.resident()
+    batch = leg.accelerator.upload(leg.host_batch())
     samples = count_samples(batch, leg.spec.settings.batch_size)
     began_s, steps, timeline = time.monotonic(), list[Step](), Timeline(leg.accelerator)
     while not _is_warm(steps, time.monotonic() - began_s):
@@ -153,9 +157,12 @@ def _is_warm(steps: list[Step], elapsed_s: float) -> bool:
 def start(leg: Leg, tell: Tell) -> Run:
     """Start the feed that the spec names, and queue its first batch."""
     if leg.loader is None:
-        batch = leg.resident()
-        run = Run(leg, tell, Timeline(leg.accelerator), lambda: Taken(batch, None, 0.0, time.monotonic()))
-        run.advance(is_resident=True)
+        is_resident = leg.spec.feed == "resident"
+        batch = leg.host_batch()  # without a data set the cached feed is this batch, copied again each step
+        batch = leg.accelerator.upload(batch) if is_resident else batch
+        take = lambda: Taken(batch, None, 0.0, time.monotonic())  # noqa: E731 - one line that names what it makes
+        run = Run(leg, tell, Timeline(leg.accelerator), take, is_resident=is_resident)
+        run.advance()
         return run
     batches = Batches(leg.loader)
     run = Run(leg, tell, Timeline(leg.accelerator), batches.take)
@@ -174,12 +181,12 @@ def _cycle(batches: list[Taken]) -> Iterator[Taken]:
 
 def warm_loader_up(run: Run) -> None:
     """Take batches until each worker has delivered and the queue is as full or empty as it will stay."""
-    settings, is_resident = run.leg.spec.settings, run.leg.loader is None
-    least = 1 if is_resident else max(settings.num_workers, LOADER_BATCHES_MIN)
-    most = 1 if is_resident else max(settings.batches_in_flight, 2 * settings.num_workers, LOADER_BATCHES)
+    settings, has_no_loader = run.leg.spec.settings, run.leg.loader is None
+    least = 1 if has_no_loader else max(settings.num_workers, LOADER_BATCHES_MIN)
+    most = 1 if has_no_loader else max(settings.batches_in_flight, 2 * settings.num_workers, LOADER_BATCHES)
     began_s, options = time.monotonic(), run.leg.spec.measure
     while not run.steps or not _is_loader_warm(len(run.taken), least, most, time.monotonic() - began_s, options):
-        run.advance(is_resident=is_resident)
+        run.advance()
 
 
 def _is_loader_warm(taken: int, least: int, most: int, elapsed_s: float, options: MeasureOptions) -> bool:
@@ -194,20 +201,21 @@ def _is_loader_warm(taken: int, least: int, most: int, elapsed_s: float, options
 
 
 def _measure_windows(run: Run, first_step: int, cap_at_s: float) -> tuple[list[Window], list[str]]:
-    """Return the windows since `first_step` had finished; the last may be short where time ran out."""
-    options, is_resident = run.leg.spec.measure, run.leg.loader is None
+    """Return the windows since `first_step` had finished, without a gap; the last takes the rest when time is up."""
+    options = run.leg.spec.measure
     windows: list[Window] = []
-    begin, total_s = first_step, 0.0
+    begin = last_begin = first_step
+    total_s = 0.0
     until_s = time.monotonic() + options.measure_s
     while total_s < options.measure_s or len(windows) < options.windows_min:
-        run.advance(is_resident=is_resident)
+        run.advance()
         end = _window_end(run, begin, options.window_min_s)
         if end is not None:
             windows.append(make_window(run.steps, begin, end))
-            begin, total_s = end, total_s + windows[-1].duration_s
+            last_begin, begin, total_s = begin, end, total_s + windows[-1].duration_s
         now_s = time.monotonic()
         if now_s > cap_at_s or (len(windows) >= options.windows_min and now_s > until_s + options.measure_s):
-            return _cut_short(run, windows, begin)
+            return _cut_short(run, windows, last_begin, begin)
     return windows, []
 
 
@@ -229,12 +237,15 @@ def _window_end(run: Run, begin: int, window_min_s: float) -> int | None:
     return end if is_long_enough else None
 
 
-def _cut_short(run: Run, windows: list[Window], begin: int) -> tuple[list[Window], list[str]]:
-    """Take what there is: one short window where no whole one fitted."""
+def _cut_short(run: Run, windows: list[Window], last_begin: int, begin: int) -> tuple[list[Window], list[str]]:
+    """Take what there is: the rest joins the last window, since the stall that used the time up is real."""
     if windows:
+        if len(run.steps) - 1 > begin:
+            joined = make_window(run.steps, last_begin, len(run.steps) - 1)
+            windows[-1] = msgspec.structs.replace(joined, flags=("time was up",))
         return windows, []
     while len(run.steps) < begin + 2:
-        run.advance(is_resident=run.leg.loader is None)
+        run.advance()
     window = make_window(run.steps, begin, len(run.steps) - 1)
     return [window], [f"Time was up after {window.batches} batches: less than one whole window, so the rate is rough."]
 
@@ -276,6 +287,6 @@ def run_side(leg: Leg, tell: Tell) -> None:
     run.tell_steps(time.monotonic())
     tell(Phase(name="running", at_s=time.monotonic()))
     while True:
-        run.advance(is_resident=leg.loader is None)
+        run.advance()
         if len(run.steps) > run.told_steps:
             run.tell_steps(time.monotonic())

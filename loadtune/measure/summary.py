@@ -9,6 +9,7 @@ from loadtune.measure.accelerator import Step, busy_spans, stall_ratio
 from loadtune.measure.leg import Leg
 from loadtune.measure.loader import Stamp
 from loadtune.records.measurement import BadSample, Measurement, Startup, Window, WorkerCost
+from loadtune.stats import SAME_RATIO, corrected_rate_per_s, queue_bias_ratio
 
 BAD_SAMPLES_LISTED = 100
 """Broken samples named in one trial. The count of a data set full of them would fill the report."""
@@ -56,17 +57,19 @@ def summarise(leg: Leg, evidence: Evidence) -> Measurement:
         step_s=median(durations_s) if trains else None,
         step_spread_s=stdev(durations_s) if trains and len(durations_s) > 1 else None,
         copy_s=median(step.copy_s for step in steps) if trains else None,
+        launch_cpu_s=min(step.host_cpu_s for step in steps) if trains else None,
         stall_ratio=stall_ratio(steps, evidence.idle_reference_s) if trains else None,
         worker=_worker_cost(leg, evidence, windows),
         main_cpu_s_per_sample=evidence.main_cpu_s / samples if samples else None,
         batch_bytes=evidence.batch_bytes,
         device_memory_bytes=leg.accelerator.peak_memory_bytes() if trains else None,
         samples_seen=sum(step.samples for step in evidence.run_steps),
-        bad_samples=_bad_samples(evidence),
+        bad_samples=_bad_samples(evidence)[:BAD_SAMPLES_LISTED],
+        bad_sample_count=len(_bad_samples(evidence)),
         ignored_label_ratio=_ignored_label_ratio(evidence),
         busy_spans=busy_spans(steps) if trains and leg.spec.device.kind == "replay" else (),
         device_uuid=leg.accelerator.uuid,
-        notes=tuple(evidence.notes),
+        notes=(*evidence.notes, *_queue_note(windows)),
     )
 
 
@@ -74,6 +77,17 @@ def count_ready(taken: list[tuple[Stamp | None, float]], at_s: float) -> int:
     """Return the batches that were made but not yet taken at a moment."""
     made = sum(stamp is not None and stamp.finished_s <= at_s < taken_s for stamp, taken_s in taken)
     return max(0, made)
+
+
+def _queue_note(windows: list[Window]) -> list[str]:
+    """Say so where the queue gave more of the rate than may be claimed."""
+    given = windows[0].queue_before - windows[-1].queue_after
+    steady = corrected_rate_per_s(windows)
+    if given <= 0 or queue_bias_ratio(windows) <= SAME_RATIO / 2 or steady is None:
+        return []
+    return [
+        f"The prefetch queue fell by {given} batches while measuring: the loader alone kept up {steady:.4g} samples/s."
+    ]
 
 
 def _with_queues(evidence: Evidence) -> list[Window]:
@@ -125,7 +139,7 @@ def _bad_samples(evidence: Evidence) -> tuple[BadSample, ...]:
     found = {
         name: reason for stamp, _ in evidence.taken if stamp is not None for name, reason in stamp.faults.bad_samples
     }
-    return tuple(BadSample(name=name, reason=found[name]) for name in sorted(found)[:BAD_SAMPLES_LISTED])
+    return tuple(BadSample(name=name, reason=found[name]) for name in sorted(found))
 
 
 def _ignored_label_ratio(evidence: Evidence) -> float | None:

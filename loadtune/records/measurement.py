@@ -11,7 +11,7 @@ from loadtune.records.settings import CacheState, Consume, Feed, Settings
 
 
 class Window(Record, frozen=True, kw_only=True):
-    """A whole multiple of num_workers batches in steady state. None is ever dropped."""
+    """Neighbouring batches in steady state, whole multiples of num_workers where they come in bursts."""
 
     started_s: Annotated[float, Meta(description="Seconds since the loader was started.")]
     duration_s: Annotated[float, Meta(gt=0, description="On the device's own timeline where it has one.")]
@@ -74,6 +74,10 @@ class Measurement(Record, frozen=True, kw_only=True):
         float | None, Meta(description="Standard deviation of step_s from step to step; None with under two steps.")
     ] = None
     copy_s: Annotated[float | None, Meta(description="Median time of a batch's copy to the device.")] = None
+    launch_cpu_s: Annotated[
+        float | None,
+        Meta(description="CPU seconds of the host to copy and queue one step: the least of all, not held up."),
+    ] = None
     stall_ratio: Annotated[
         float | None, Meta(description="Share of time the device waited for data: 4.2 in the method notes.")
     ] = None
@@ -84,7 +88,8 @@ class Measurement(Record, frozen=True, kw_only=True):
     batch_bytes: Annotated[int | None, Meta(description="Bytes of one collated batch.")] = None
     device_memory_bytes: Annotated[int | None, Meta(description="Peak device memory of the step.")] = None
     samples_seen: Annotated[int, Meta(description="Samples consumed in the whole trial, warm-up included.")] = 0
-    bad_samples: tuple[BadSample, ...] = ()
+    bad_samples: Annotated[tuple[BadSample, ...], Meta(description="The first hundred, by name.")] = ()
+    bad_sample_count: Annotated[int, Meta(ge=0, description="Different broken samples met.")] = 0
     ignored_label_ratio: Annotated[
         float | None, Meta(description="Share of mask pixels whose label was out of range and mapped to ignore.")
     ] = None

@@ -6,7 +6,7 @@ from msgspec import Meta
 
 from loadtune.records.measurement import BadSample, Cause, Measurement, TrialState
 from loadtune.records.record import Record
-from loadtune.records.settings import TrialSpec, WorkloadSpec
+from loadtune.records.settings import Settings, TrialSpec, WorkloadSpec
 
 
 class Sources(Record, frozen=True, kw_only=True):
@@ -28,8 +28,9 @@ class InspectTask(Record, frozen=True, kw_only=True, tag="inspect"):
 
 
 class CacheTask(Record, frozen=True, kw_only=True, tag="cache"):
-    """Read the samples' files once, in the order the trials will, so that no trial warms the next one's cache."""
+    """Read the data once, in the order the trials will, so that no trial warms the next one's page cache."""
 
+    workload: WorkloadSpec
     sources: Sources
     order_seed: int
     limit_s: Annotated[float, Meta(gt=0, description="Seconds after which no further file is read.")]
@@ -74,14 +75,12 @@ class Inspected(Record, frozen=True, kw_only=True, tag="inspected"):
     class_count: int | None = None
     is_binary_mask: bool | None = None
     mean_pair_bytes: float | None = None
-    width_px: float | None = None
-    height_px: float | None = None
     unreadable: tuple[BadSample, ...] = ()
-    readable_count: int | None = None
     fixed_axes: tuple[str, ...] = ()
     fixed_batch_size: Annotated[int | None, Meta(description="Batch size that the user's loader insists on.")] = None
-    loader_batch_size: Annotated[int | None, Meta(description="Batch size of the user's ready DataLoader.")] = None
-    loader_num_workers: int | None = None
+    loader_settings: Annotated[
+        Settings | None, Meta(description="Settings of the user's ready DataLoader; its batch size as one batch shows.")
+    ] = None
     is_iterable: bool = False
     cuda: CudaInfo | None = None
     cuda_reason: Annotated[str | None, Meta(description="Why cuda is None.")] = None

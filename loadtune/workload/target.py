@@ -20,7 +20,7 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from loadtune.errors import TargetError
 from loadtune.records.settings import WorkloadSpec
@@ -50,6 +50,8 @@ class DataSource:
     """Samples in one epoch; None where the data set does not know."""
     fixed_axes: tuple[str, ...]
     """What cannot be varied, as "axis: why"."""
+    was_handed_over: bool = False
+    """It came as an object, whose classes may not be importable by name in a worker that is not forked."""
 
 
 def import_target(reference: str, limit_s: float) -> Any:
@@ -165,10 +167,12 @@ def _fixed_axes(loader: DataLoader[Any], is_iterable: bool) -> Iterator[str]:
 
 
 def _is_default_sampler(sampler: Any) -> bool:
-    """Say whether this is the sampler that `shuffle=True` or `shuffle=False` makes."""
-    if type(sampler) is RandomSampler:
-        return not sampler.replacement and sampler.num_samples == len(sampler.data_source)
-    return type(sampler) is SequentialSampler
+    """Say whether this is the sampler that `shuffle=True` makes: any other shuffle of the same samples will do.
+
+    A sequential one is kept: reading in order is what some formats are fast at.
+    """
+    is_plain = type(sampler) is RandomSampler and not sampler.replacement
+    return is_plain and sampler.num_samples == len(sampler.data_source)
 
 
 def _length(sized: Any) -> int | None:

@@ -19,10 +19,11 @@ from tests.fake_runner import complete_result, failed_result
 TWO, FOUR = (Settings(num_workers=number, batch_size=8) for number in (2, 4))
 
 
-def with_bad(settings, *names):
+def with_bad(settings, *names, samples_seen=1000):
     trial = complete_result(settings, 100.0)
     bad = tuple(BadSample(name=name, reason="cut off") for name in names)
-    return msgspec.structs.replace(trial, measurement=msgspec.structs.replace(trial.measurement, bad_samples=bad))
+    fields = {"bad_samples": bad, "bad_sample_count": len(bad), "samples_seen": samples_seen}
+    return msgspec.structs.replace(trial, measurement=msgspec.structs.replace(trial.measurement, **fields))
 
 
 def test_the_last_complete_end_to_end_trial_stands_for_a_setting():
@@ -89,11 +90,18 @@ def test_more_broken_samples_than_allowed_end_the_probe_with_their_names():
 
 
 def test_one_broken_sample_is_allowed_unless_none_is():
-    """1 % of 20 samples rounds up; of 0 % nothing does; of an unknown number nothing is judged."""
+    """1 % of 20 samples rounds up; of 0 % nothing does."""
     one = [with_bad(TWO, "a.png")]
     refuse_too_many(one, 20, 0.01)
-    refuse_too_many(one, None, 0.0)
     with pytest.raises(TooManyBadSamplesError):
         refuse_too_many(one, 20, 0.0)
     with pytest.raises(TooManyBadSamplesError):
         refuse_too_many([with_bad(TWO, "a.png", "b.png")], 20, 0.01)
+
+
+def test_a_part_of_the_data_is_judged_by_what_was_seen_of_it():
+    """20 % broken of a million is noticed after a hundred; a share by chance a little above 1 % is let pass."""
+    names = [f"{number}.png" for number in range(20)]
+    with pytest.raises(TooManyBadSamplesError):
+        refuse_too_many([with_bad(TWO, *names, samples_seen=100)], 1_000_000, 0.01)
+    refuse_too_many([with_bad(TWO, *names[:3], samples_seen=100)], 1_000_000, 0.01)

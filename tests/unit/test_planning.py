@@ -75,7 +75,6 @@ def test_on_a_cpu_training_and_workers_share_the_cores():
         assert made.num_workers == counts
         assert made.baseline.num_workers == baseline
         assert made.baseline_origin == "one worker a core that training on this CPU leaves"
-        assert not made.may_extend_workers
         assert not made.may_extend_batch
     spec = plan(cores=8, device="cpu").spec(
         Leg(settings=Settings(num_workers=3, batch_size=2), role="grid"), "warm", 0, 0
@@ -114,20 +113,23 @@ def test_a_step_time_is_stated_for_the_user_s_own_batch():
     """A baseline of 32 makes 0.2 s that of 32."""
     made = plan(step_time_s=0.2, baseline="num_workers=2,batch_size=32")
     assert made.device.profile.at(32).device_s == pytest.approx(0.2)
-    made = plan(Inspected(sample_count=1000, loader_batch_size=8, loader_num_workers=2), step_time_s=0.2)
+    made = plan(Inspected(sample_count=1000, loader_settings=Settings(num_workers=2, batch_size=8)), step_time_s=0.2)
     assert made.device.profile.at(8).device_s == pytest.approx(0.2)
 
 
 def test_a_ready_loader_is_the_baseline():
-    """Its batch size and its workers are what the user runs today."""
-    made = plan(Inspected(sample_count=1000, loader_batch_size=12, loader_num_workers=3), step_time_s=0.1)
-    assert made.baseline == Settings(num_workers=3, batch_size=12)
+    """All its settings are what the user runs today; a batch size that is asked for comes before its own."""
+    own = Settings(num_workers=3, batch_size=12, prefetch_factor=4, pin_memory=True, persistent_workers=True)
+    made = plan(Inspected(sample_count=1000, loader_settings=own), step_time_s=0.1)
+    assert made.baseline == own
+    asked = plan(Inspected(sample_count=1000, loader_settings=own), step_time_s=0.1, batch_size="6")
+    assert (asked.baseline.batch_size, asked.baseline.prefetch_factor) == (6, 4)
     assert made.baseline_origin == "the DataLoader that was handed over"
 
 
 def test_a_batch_size_that_the_loader_fixes_is_the_only_one():
     """To ask for another is refused."""
-    fixed = Inspected(sample_count=1000, fixed_batch_size=7, loader_num_workers=0)
+    fixed = Inspected(sample_count=1000, fixed_batch_size=7, loader_settings=Settings(num_workers=0, batch_size=7))
     made = plan(fixed, step_time_s=0.1)
     assert made.batch_sizes == (7,)
     assert made.baseline.batch_size == 7
@@ -203,7 +205,7 @@ def test_a_leg_s_windows_fit_into_its_seconds():
 
 @pytest.mark.parametrize(
     ("made", "alone"),
-    [(plan(step_time_s=0.1), {8}), (plan(cores=8, device="cpu"), {1, 2, 4, 8})],
+    [(plan(step_time_s=0.1), {8}), (plan(cores=8, device="cpu"), {0, 1, 2, 4, 8})],
     ids=["replay", "cpu"],
 )
 def test_the_search_measures_what_every_answer_needs(made, alone):
