@@ -83,6 +83,7 @@ def recommend(
     lr: float | None = None,
     budget_s: float = DEFAULT_BUDGET_S,
     out: str | Path | None = None,
+    force: bool = False,
     quiet: bool = False,
 ) -> Advice:
     """Measure, and say which DataLoader settings to train with.
@@ -102,6 +103,7 @@ def recommend(
         lr: The learning rate at `batch_size`.
         budget_s: Wall-clock seconds from call to answer.
         out: Folder for report.json and report.html; None: they are not kept.
+        force: Whether reports that are there may be replaced.
         quiet: Whether to show no progress on stderr.
 
     Returns:
@@ -133,15 +135,16 @@ def recommend(
         began_s=time.monotonic(),
         objects={name: value for name, value in objects.items() if value is not None},
     )
-    return Advice(probe(options, out=out, quiet=quiet))
+    return Advice(probe(options, out=out, force=force, quiet=quiet))
 
 
-def probe(options: ProbeOptions, *, out: str | Path | None = None, quiet: bool = False) -> Report:
+def probe(options: ProbeOptions, *, out: str | Path | None = None, force: bool = False, quiet: bool = False) -> Report:
     """Run one probe and return its report.
 
     Args:
         options: Everything that the command's options can say.
         out: Folder for report.json and report.html; None: they are not kept.
+        force: Whether reports that are there may be replaced.
         quiet: Whether to show no progress on stderr.
 
     Raises:
@@ -150,7 +153,7 @@ def probe(options: ProbeOptions, *, out: str | Path | None = None, quiet: bool =
     check(options)
     sink: Outputs | _Nowhere = _Nowhere()
     if out is not None:
-        sink = open_outputs(options.dataset, Path(out), None, force=True)
+        sink = open_outputs(options.dataset, Path(out), None, force=force)
     return run_probe(options, sink, make_progress(sys.stderr, quiet=quiet))
 
 

@@ -12,6 +12,7 @@ from loadtune.render.words import (
     format_bytes,
     format_change,
     format_count,
+    format_dataloader_line,
     format_device,
     format_interval,
     format_number,
@@ -170,9 +171,25 @@ def choice_word(recommendation: Recommendation | None) -> str:
     return "candidate" if recommendation is not None and is_undecided(recommendation) else "use"
 
 
-def compose_paste_label(recommendation: Recommendation) -> str:
-    """Say what the `DataLoader(...)` line below is."""
-    return "paste (the candidate, to try it)" if is_undecided(recommendation) else "paste"
+def compose_paste_label(report: Report) -> str:
+    """Say what the `DataLoader(...)` line below is, and what of the user's own loader it leaves out."""
+    hints = []
+    if report.recommendation is not None and is_undecided(report.recommendation):
+        hints.append("the candidate, to try it")
+    if report.dataset.layout == "target":
+        hints.append("with your own collate_fn, sampler and worker_init_fn, if you have them")
+    return f"paste ({'; '.join(hints)})" if hints else "paste"
+
+
+def compose_paste(report: Report) -> str | None:
+    """Return the `DataLoader(...)` line, valid as it stands; None without a recommendation."""
+    if report.recommendation is None:
+        return None
+    line = format_dataloader_line(report.recommendation.settings)
+    if any("batch_sampler" in axis for axis in report.dataset.fixed_axes):
+        size = f"batch_size={report.recommendation.settings.batch_size}"
+        return line.replace(size, "batch_sampler=batch_sampler")
+    return line
 
 
 def compose_speedup(recommendation: Recommendation) -> str:

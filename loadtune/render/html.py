@@ -16,6 +16,7 @@ from loadtune.render.answer import (
     compose_dataset,
     compose_device,
     compose_headline,
+    compose_paste,
     compose_paste_label,
     compose_speedup,
     compose_warnings,
@@ -33,7 +34,7 @@ from loadtune.render.tables import (
     compute_step_rows,
     compute_trial_table,
 )
-from loadtune.render.words import format_dataloader_line, format_device, format_settings, one_line, visible
+from loadtune.render.words import format_device, format_settings, one_line, visible
 
 
 class AnswerRow(NamedTuple):
@@ -119,8 +120,8 @@ def _compute_context(report: Report) -> dict[str, Any]:
         "verdict": report.status if recommendation is None else recommendation.verdict.value,
         "lead": _compute_lead(report),
         "answer": _compute_answer_rows(report),
-        "paste_label": None if recommendation is None else compose_paste_label(recommendation),
-        "paste": None if recommendation is None else format_dataloader_line(recommendation.settings),
+        "paste_label": None if recommendation is None else compose_paste_label(report),
+        "paste": compose_paste(report),
         "warnings": compose_warnings(report),
         "reasons": compose_why(report, with_findings=False),
         "alternatives": compose_alternatives(report),

@@ -16,12 +16,12 @@ from loadtune.render.answer import (
     compose_dataset,
     compose_device,
     compose_headline,
+    compose_paste,
     compose_paste_label,
     compose_warnings,
     compose_why,
 )
 from loadtune.render.commands import compose_next
-from loadtune.render.words import format_dataloader_line
 
 LABEL_WIDTH = 9
 """Room for the longest label, `ceiling`, and two spaces; a longer label would break the column."""
@@ -56,9 +56,8 @@ def answer_lines(report: Report, width: int = 80, color: bool = False, saved_as:
     lines += _format_list("why", compose_why(report), width)
     lines += _format_list("other answers", compose_alternatives(report), width)
     lines += _format_warnings(compose_warnings(report), width)
-    if report.recommendation is not None:
-        line = format_dataloader_line(report.recommendation.settings)
-        lines += ["", compose_paste_label(report.recommendation), " " * INDENT + line]
+    if (paste := compose_paste(report)) is not None:
+        lines += ["", *_wrap(compose_paste_label(report), width, first="", rest="  "), " " * INDENT + paste]
     step = compose_next(report, saved_as)
     lines += ["", *_wrap(step.purpose, width, first="next: ", rest="  "), " " * INDENT + step.command]
     return [_emphasise(line) for line in lines] if color else lines
