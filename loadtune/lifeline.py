@@ -8,9 +8,13 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 """Options of prctl(2), from linux/prctl.h."""
 
 
-def end_with_parent() -> None:
-    """Have the kernel kill this process when the thread that forked it dies. Also holds while it is stopped."""
-    parent = os.getppid()
+def end_with_parent(parent: int | None = None) -> None:
+    """Have the kernel kill this process when the thread that forked it dies. Also holds while it is stopped.
+
+    Args:
+        parent: Process that forked this one, noted before the fork; None: whoever is the parent now.
+    """
+    parent = os.getppid() if parent is None else parent
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died in between, and no signal will come
         os._exit(1)

@@ -4,6 +4,7 @@ Reading refuses what cannot work before anything is started. What depends on the
 `planning`.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -119,7 +120,7 @@ def _check_numbers(options: ProbeOptions) -> None:
         raise UsageError(f"--max-bad {options.max_bad_ratio:g} is no share", "give a percentage, such as 1%")
     if options.accumulate < 1 or options.epochs < 1 or options.ranks_per_node < 1:
         raise UsageError("--accumulate, --epochs and --ranks-per-node are at least 1", "leave them out for 1")
-    if options.learning_rate is not None and not options.learning_rate > 0:
+    if options.learning_rate is not None and not 0 < options.learning_rate < math.inf:
         raise UsageError(f"--lr {options.learning_rate:g} is not positive", "give the rate that you train with")
     for name, value, least in (
         ("--classes", options.class_count, 2),

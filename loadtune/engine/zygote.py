@@ -89,9 +89,10 @@ class _Server:
         if not content:
             return False
         start = msgspec.json.decode(content, type=Start)
+        zygote = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become_trial(start, descriptors)
+            self._become_trial(start, descriptors, zygote)
         with contextlib.suppress(OSError):  # from both sides: the parent may kill the group as soon as it knows of it
             os.setpgid(pid, pid)
         self._alive.add(pid)
@@ -100,12 +101,12 @@ class _Server:
         _send(self._connection, Started(pid=pid))
         return True
 
-    def _become_trial(self, start: Start, descriptors: list[int]) -> NoReturn:
+    def _become_trial(self, start: Start, descriptors: list[int], zygote: int) -> NoReturn:
         """Turn this fork into a trial process; it never returns to the server's loop."""
         code = 1
         try:
             os.setpgid(0, 0)
-            end_with_parent()
+            end_with_parent(zygote)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._connection.close()

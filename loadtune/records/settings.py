@@ -41,6 +41,8 @@ class Settings(Record, frozen=True, kw_only=True):
         super().__post_init__()
         if self.num_workers < 0 or self.batch_size < 1 or self.accumulation_steps < 1:
             raise ValueError(f"not a setting: {self}")
+        if self.prefetch_factor is not None and self.prefetch_factor < 1:
+            raise ValueError("DataLoader needs a prefetch_factor of at least 1")
         if self.num_workers == 0 and (self.prefetch_factor is not None or self.persistent_workers):
             raise ValueError("DataLoader refuses prefetch_factor and persistent_workers at num_workers=0")
 
@@ -125,7 +127,7 @@ class MeasureOptions(Record, frozen=True, kw_only=True):
     ] = 1.0
     windows_min: Annotated[int, Meta(ge=1, description="Windows after which a trial may stop.")] = 2
     measure_s: Annotated[float, Meta(description="Time to spend in windows; reached after windows_min windows.")] = 3.0
-    warm_up_s: Annotated[float, Meta(description="Longest loader warm-up. Past it, measuring starts and says so.")] = (
+    warm_up_s: Annotated[float, Meta(description="Longest loader warm-up; past it, measuring starts.")] = (
         6.0
     )
     cap_s: Annotated[
