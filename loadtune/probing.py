@@ -40,6 +40,8 @@ RUN_AHEAD_STEPS = 2
 """Steps that a stopped process has queued on its GPU at most: a launch queue holds about a thousand kernels."""
 SIDE_END_S = 0.3
 """Time to end a side's processes and to let the step run out that its last slice cut."""
+BURST_MARGIN = 1.15
+"""Bursts planned by those needed: the slowest slice of a duel is a tenth slower than the trial."""
 SLICE_STEPS_MIN = 4
 """Steps in a slice at least; with fewer, the part of a step that a slice cuts decides its count."""
 SLICE_LIMIT_S = 6.0
@@ -253,12 +255,10 @@ def _step_s(trial: TrialResult | None) -> float:
 
 def _plan_duel(run: Probe, left_s: float, trials: list[TrialResult]) -> DuelPlan | None:
     """Fit a duel into what is left; slow steps and bursts of slow batches ask for longer slices."""
-    start_s, wanted_s = 0.0, SLICE_MAX_S
-    for trial in trials:
-        start_s += _start_s(trial)
-        wanted_s = max(wanted_s, HEAD_S + _slice_wanted_s(trial))
-    wanted_s = min(SLICE_LIMIT_S, wanted_s)
-    return plan_duel(left_s, start_s, wanted_s) or plan_duel(left_s, start_s)
+    start_s = sum(_start_s(trial) for trial in trials)
+    coarse_s = min(SLICE_LIMIT_S, HEAD_S + max(_slice_wanted_s(trial) for trial in trials))
+    wanted_s = max(SLICE_MAX_S, coarse_s)
+    return plan_duel(left_s, start_s, wanted_s, coarse_s)
 
 
 def _start_s(trial: TrialResult) -> float:
@@ -275,4 +275,5 @@ def _slice_wanted_s(trial: TrialResult) -> float:
     batch_s = trial.settings.batch_size / (trial.rate_per_s or 1.0)
     stall = 0.0 if trial.measurement is None else trial.measurement.stall_ratio or 0.0
     comes_in_bursts = trial.settings.num_workers > 1 and stall > STALL_RATIO
-    return BURSTS_MIN * trial.settings.num_workers * batch_s if comes_in_bursts else SLICE_STEPS_MIN * batch_s
+    bursts_s = BURST_MARGIN * BURSTS_MIN * trial.settings.num_workers * batch_s
+    return bursts_s if comes_in_bursts else SLICE_STEPS_MIN * batch_s

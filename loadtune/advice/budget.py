@@ -55,17 +55,21 @@ def divide_budget(budget_s: float, spent_s: float) -> Division:
     return Division(screening_s=left_s - duel_s, duel_s=duel_s, reserve_s=reserve_s)
 
 
-def plan_duel(duel_s: float, start_s: float, slice_max_s: float = SLICE_MAX_S) -> DuelPlan | None:
+def plan_duel(
+    duel_s: float, start_s: float, slice_max_s: float = SLICE_MAX_S, coarse_s: float = 0.0
+) -> DuelPlan | None:
     """Fit a duel into its seconds, or return None where eight pairs of the shortest slices do not fit.
 
-    Restarts are given up before slices are shortened below half: a short slice counts coarsely.
+    Restarts are given up before slices are shortened below half, or to where they count too coarsely to be trusted.
 
     Args:
         duel_s: Seconds for the whole duel.
         start_s: Seconds that starting and warming both sides takes, once a restart.
         slice_max_s: Longest slice wanted; more than `SLICE_MAX_S` where the workload's bursts ask for it.
+        coarse_s: Slice below which the count is too coarse; 0: none is.
     """
-    for restarts, slice_min_s in ((RESTARTS, slice_max_s / 2), (2, slice_max_s / 2), (2, SLICE_MIN_S)):
+    fine_s = max(slice_max_s / 2, coarse_s)
+    for restarts, slice_min_s in ((RESTARTS, fine_s), (2, fine_s), (2, SLICE_MIN_S)):
         active_s = duel_s - restarts * start_s
         pairs = max(DUEL_PAIRS_MIN, int(active_s / (2 * slice_max_s)))
         slice_s = min(slice_max_s, active_s / (2 * pairs))

@@ -127,9 +127,7 @@ class MeasureOptions(Record, frozen=True, kw_only=True):
     ] = 1.0
     windows_min: Annotated[int, Meta(ge=1, description="Windows after which a trial may stop.")] = 2
     measure_s: Annotated[float, Meta(description="Time to spend in windows; reached after windows_min windows.")] = 3.0
-    warm_up_s: Annotated[float, Meta(description="Longest loader warm-up; past it, measuring starts.")] = (
-        6.0
-    )
+    warm_up_s: Annotated[float, Meta(description="Longest loader warm-up; past it, measuring starts.")] = 6.0
     cap_s: Annotated[
         float, Meta(description="Longest leg from loader start to result; past it, what there is counts.")
     ] = 30.0
