@@ -22,7 +22,7 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/loadtune probe --dataset demo/nuclei --device cpu --budget 60s --out reports/demo-cpu --force
 	$(BIN)/loadtune probe --dataset demo/nuclei --step-time 0.06 --batch-size 16 \
-		--baseline num_workers=0,batch_size=16 --budget 150s --out reports/demo-replay --force
+		--baseline num_workers=1,persistent_workers=true --budget 150s --out reports/demo-replay --force
 	@echo
 	@echo "Reports to open in a browser:"
 	@echo "  reports/demo-cpu/report.html     training on this CPU"

@@ -191,14 +191,28 @@ def epoch_boundary(case: Case) -> Finding | None:
     if share < BOUNDARY_RATIO:
         return None
     can_persist = case.chosen.settings.num_workers > 0 and not case.chosen.settings.persistent_workers
+    baseline_s = None if case.baseline is None else _epoch_s(case.baseline, case.sample_count)
+    is_slower = baseline_s is not None and baseline_s < steady_s + boundary_s
+    told = f"An epoch of {case.sample_count} samples takes {steady_s:.1f} s, its end {boundary_s:.1f} s."
+    if is_slower:
+        told += f" With {describe(case.baseline or case.chosen)} it takes {baseline_s:.1f} s in all."
+    title = f"The end of an epoch takes {share:.0%} of it"
     return Finding(
         rule="epoch-boundary",
-        severity="advice",
-        title=f"The end of an epoch takes {share:.0%} of it",
-        detail=f"An epoch of {case.sample_count} samples takes {steady_s:.1f} s, its end {boundary_s:.1f} s.",
+        severity="warning" if is_slower else "advice",
+        title="Epochs are so short that starting the workers costs more than they win" if is_slower else title,
+        detail=told,
         action="Set persistent_workers=True." if can_persist else None,
         evidence=(Evidence(name="boundary_ratio", value=share, threshold=BOUNDARY_RATIO, source="own choice"),),
     )
+
+
+def _epoch_s(trial: TrialResult, sample_count: int) -> float | None:
+    """Return the seconds of a whole epoch; None where its end was not measured."""
+    measurement = trial.measurement
+    if measurement is None or measurement.epoch_boundary_s is None or not trial.rate_per_s:
+        return None
+    return sample_count / trial.rate_per_s + measurement.epoch_boundary_s
 
 
 RULES = (

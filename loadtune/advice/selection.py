@@ -38,6 +38,10 @@ ALTERNATIVE_GAIN_RATIO = 1.03
 """A larger batch changes the training; it is offered only where it gains more than the tie rule forgives."""
 
 
+COST_NAMES = {"memory_bytes": "RAM", "cores": "CPU", "device_memory_bytes": "VRAM"}
+"""What the costs are called where people read them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """What screening points to, at the user's batch size."""
@@ -109,7 +113,7 @@ def recommend(
     screening = Screening(trials)
     settings, decided, speedup, reason = _judge(choice, duel, screening, terms, no_duel_reason)
     rate = screening.rate_per_s(settings) if settings in screening.rates else choice.rate_per_s
-    hours_saved = _hours_saved(decided, speedup, rate, terms)
+    hours_saved = _hours_saved(decided, speedup, screening, settings, rate, terms)
     return Recommendation(
         verdict=decided,
         settings=settings,
@@ -210,7 +214,9 @@ def _cost(screening: Screening, settings: Settings, baseline: Settings) -> Cost:
         memory_bytes=None if memory is None else int(memory),
         cores=figures.get("cores"),
         device_memory_bytes=None if device is None else int(device),
-        unavailable=tuple(f"{name}: not measured for both settings" for name in readings if name not in figures),
+        unavailable=tuple(
+            f"{COST_NAMES[name]}: not measured for both settings" for name in readings if name not in figures
+        ),
     )
 
 
@@ -277,20 +283,33 @@ def _learning_rate(settings: Settings, terms: Terms) -> LearningRate:
     return rescale_learning_rate(terms.optimizer, base, settings.effective_batch_size, terms.learning_rate)
 
 
-def _hours_saved(decided: Verdict, speedup: Speedup, rate: float, terms: Terms) -> float | None:
-    """Return the hours by which the duel's estimate shortens the run; None unless it showed FASTER."""
+def _hours_saved(
+    decided: Verdict, speedup: Speedup, screening: Screening, settings: Settings, rate: float, terms: Terms
+) -> float | None:
+    """Return the hours by which the duel's estimate shortens the run, the epochs' ends included.
+
+    None unless the duel showed FASTER, and where the ends of short epochs take more than is won.
+    """
     if decided is not Verdict.FASTER or speedup.estimate is None or terms.sample_count is None:
         return None
-    return terms.epochs * terms.sample_count / rate * (speedup.estimate - 1.0) / 3600
+    won_s = terms.sample_count / rate * (speedup.estimate - 1.0)
+    ours_s, theirs_s = (_boundary_s(screening, each) for each in (settings, terms.baseline))
+    if ours_s is not None and theirs_s is not None:
+        won_s -= ours_s - theirs_s
+    return terms.epochs * won_s / 3600 if won_s > 0 else None
 
 
-def _epoch_rate_per_s(screening: Screening, settings: Settings, rate: float, sample_count: int | None) -> float | None:
-    """Return N / (N / X + c0): the rate of a whole epoch, its boundary included."""
+def _boundary_s(screening: Screening, settings: Settings) -> float | None:
+    """Return the mean of what an epoch's end added; None where it was not measured."""
     boundaries = [
         trial.measurement.epoch_boundary_s
         for trial in screening.trials.get(settings, ())
         if trial.measurement is not None and trial.measurement.epoch_boundary_s is not None
     ]
-    if not boundaries or not sample_count:
-        return None
-    return sample_count / (sample_count / rate + max(0.0, fmean(boundaries)))
+    return max(0.0, fmean(boundaries)) if boundaries else None
+
+
+def _epoch_rate_per_s(screening: Screening, settings: Settings, rate: float, sample_count: int | None) -> float | None:
+    """Return N / (N / X + c0): the rate of a whole epoch, its boundary included."""
+    boundary_s = _boundary_s(screening, settings)
+    return None if boundary_s is None or not sample_count else sample_count / (sample_count / rate + boundary_s)

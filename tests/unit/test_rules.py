@@ -183,3 +183,13 @@ def test_nothing_known_accuses_nobody():
     """A trial without trace or decomposition gives no cause."""
     plain = complete_result(Settings(num_workers=2, batch_size=16), 100.0)
     assert rules(plain) == {}
+
+
+def test_epochs_too_short_for_their_workers_are_a_warning():
+    """Where the baseline's whole epoch is shorter, the steady state alone would mislead."""
+    chosen = trial(stall=0.0, num_workers=2, boundary_s=2.0)
+    short = rules(chosen, trial(stall=0.3, num_workers=0, boundary_s=0.0), sample_count=100)["epoch-boundary"]
+    assert (short.severity, short.action) == ("warning", "Set persistent_workers=True.")
+    assert "1.0 s in all" in short.detail
+    alone = rules(chosen, None, sample_count=100)["epoch-boundary"]
+    assert alone.severity == "advice"

@@ -1,5 +1,7 @@
 """From trials and a duel to the recommendation: properties, near-oracle picks, and verdicts."""
 
+import dataclasses
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -291,7 +293,7 @@ def test_cost_is_told_where_it_was_measured():
     trials = drive(GridSearch(BASELINE, (2, 4), (8,)), runner, 60.0)
     cost = recommend(choose(trials, BASELINE), None, trials, TERMS).cost
     assert (cost.memory_bytes, cost.cores, cost.device_memory_bytes) == (2 * 10**8, None, None)
-    assert [each.split(":")[0] for each in cost.unavailable] == ["cores", "device_memory_bytes"]
+    assert [each.split(":")[0] for each in cost.unavailable] == ["CPU", "VRAM"]
 
 
 def test_epoch_rate_counts_the_boundary():
@@ -309,3 +311,25 @@ def test_choice_survives_an_unmeasured_baseline():
     answer = recommend(choose(trials, BASELINE), None, trials, TERMS, no_duel_reason="the baseline crashed")
     assert (answer.settings, answer.baseline.rate_per_s) == (at(8), None)
     assert answer.verdict is Verdict.INCONCLUSIVE
+
+
+def test_hours_saved_count_the_ends_of_epochs():
+    """Starting workers anew each epoch takes from what they win; where it takes more, nothing is said to be saved."""
+
+    def hours(boundary_s: float) -> float | None:
+        trials = [
+            msgspec.structs.replace(
+                each,
+                measurement=msgspec.structs.replace(
+                    each.measurement, epoch_boundary_s=boundary_s if each.settings == at(8) else 0.0
+                ),
+            )
+            for each in screen({BASELINE: [50.0, 50.0], at(8): [100.0, 100.0]})
+        ]
+        runner = FakeRunner(lambda each: 100.0 if each == at(8) else 50.0, noise_sd=0.001)
+        terms = dataclasses.replace(TERMS, sample_count=1000, epochs=36)
+        return recommend(choose(trials, BASELINE), duel(runner, at(8)), trials, terms).hours_saved
+
+    assert hours(0.0) == pytest.approx(0.1, rel=0.02)
+    assert hours(5.0) == pytest.approx(0.05, rel=0.05)
+    assert hours(11.0) is None
