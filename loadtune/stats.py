@@ -326,8 +326,8 @@ def _distrust(pairs: Pairs, logs: Logs, pairs_min: int, bursts: tuple[float, flo
     if len(pairs) < pairs_min:
         return f"{len(pairs)} slice pairs, {pairs_min} needed"
     if bursts is not None:
-        smallest = min(pair.baseline_samples for pair in pairs), min(pair.contender_samples for pair in pairs)
-        counts = [samples / burst for samples, burst in zip(smallest, bursts, strict=True) if burst > 0]
+        means = fmean(pair.baseline_samples for pair in pairs), fmean(pair.contender_samples for pair in pairs)
+        counts = [samples / burst for samples, burst in zip(means, bursts, strict=True) if burst > 0]
         count = min(counts, default=math.inf)
         if count < BURSTS_MIN:
             return f"slices too coarse: {count:.1f} bursts of num_workers batches, {BURSTS_MIN} needed"
