@@ -12,7 +12,7 @@ TRY_WHEEL := cd $(WHEEL_CHECK) && PYTHONPATH=. bin/loadtune
 .PHONY: help demo test lint wheel unit clean
 
 help:
-	@echo "make demo    probe the demo data on this CPU and on a replayed GPU (under 3 minutes, once installed)"
+	@echo "make demo    probe the demo data on this CPU and on a replayed GPU (under 5 minutes, once installed)"
 	@echo "make test    everything that .ci/run checks: lint, types, imports, wheel, tests"
 	@echo "make lint    of these: ruff, mypy, import-linter"
 	@echo "make wheel   of these: build the wheel and try it"
@@ -20,7 +20,7 @@ help:
 	@echo "make clean   remove everything made here, $(VENV) included"
 
 demo: $(VENV)/.installed
-	$(BIN)/loadtune probe --dataset demo/nuclei --device cpu --budget 60s --out reports/demo-cpu --force
+	$(BIN)/loadtune probe --dataset demo/nuclei --device cpu --budget 120s --out reports/demo-cpu --force
 	$(BIN)/loadtune probe --dataset demo/nuclei --step-time 0.06 --batch-size 16 \
 		--baseline num_workers=1,persistent_workers=true --budget 150s --out reports/demo-replay --force
 	@echo

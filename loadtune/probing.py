@@ -266,7 +266,7 @@ def _start_s(trial: TrialResult) -> float:
     if trial.measurement is None:
         return 0.0
     startup = trial.measurement.startup
-    warm_up_s = startup.device_warm_up_s + min(startup.loader_warm_up_s, SIDE_WARM_UP_S)
+    warm_up_s = min(startup.device_warm_up_s, SIDE_WARM_UP_S) + min(startup.loader_warm_up_s, SIDE_WARM_UP_S)
     return startup.process_s + startup.build_s + startup.first_batch_s + warm_up_s + SIDE_END_S
 
 

@@ -30,7 +30,7 @@ HEAD_S = 0.3
 HEAD_SHARE_MAX = 0.4
 """Of a slice at most; a short slice with the whole head dropped would hold nothing."""
 SIDE_WARM_UP_S = 2.0
-"""Longest loader warm-up of a side: the heads of its slices are dropped besides."""
+"""Longest warm-up of a side, of device and loader each: the heads of its slices are dropped besides."""
 START_LIMIT_S = 15.0
 """A side may take so long to get warm even where the duel's own time is up by then: a first start is worth waiting."""
 LAST_STEP_LIMIT_S = 3.0
@@ -137,7 +137,8 @@ def hold_duel(
             break
         report(len(pairs), plan.pairs)
         now_s = time.monotonic()
-        if now_s + (now_s - started_s) > deadline_s + plan.slice_s and restart + 1 < plan.restarts:
+        start_s = now_s - started_s - 2 * plan.slice_s * len(done)
+        if now_s + start_s + 2 * plan.slice_s > deadline_s and restart + 1 < plan.restarts:
             notes.append(f"Time was up after {restart + 1} of {plan.restarts} starts.")
             break
     duel = Duel(

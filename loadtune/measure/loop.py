@@ -136,7 +136,8 @@ def warm_device_up(leg: Leg, tell: Tell) -> float:
     batch = leg.accelerator.upload(leg.host_batch())
     samples = count_samples(batch, leg.spec.settings.batch_size)
     began_s, steps, timeline = time.monotonic(), list[Step](), Timeline(leg.accelerator)
-    while not _is_warm(steps, time.monotonic() - began_s):
+    limit_s = min(WARM_LIMIT_S, leg.spec.measure.warm_up_s)
+    while not _is_warm(steps, time.monotonic() - began_s, limit_s):
         timeline.queue(batch, samples, 0.0, is_resident=True)
         steps.extend(timeline.drain(WARM_RUN_AHEAD))
         tell(StepsDone(finished_s=(), samples=()))
@@ -145,10 +146,10 @@ def warm_device_up(leg: Leg, tell: Tell) -> float:
     return median(step.idle_s for step in steps[1:])
 
 
-def _is_warm(steps: list[Step], elapsed_s: float) -> bool:
+def _is_warm(steps: list[Step], elapsed_s: float, limit_s: float) -> bool:
     if len(steps) < WARM_STEPS_MIN:
         return False
-    if elapsed_s > WARM_LIMIT_S:
+    if elapsed_s > limit_s:
         return True
     last = [step.copy_s + step.compute_s for step in steps[-5:]]
     return len(steps) >= WARM_STEPS and max(last) - min(last) <= SETTLED_RATIO * median(last)

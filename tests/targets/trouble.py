@@ -258,7 +258,7 @@ class _Greedy(Dataset[Tensor]):
         return 64
 
     def __getitem__(self, number: int) -> Tensor:
-        if get_worker_info() is not None or Path("/tmp/never").exists():
+        if get_worker_info() is not None or Path("/never/there").exists():
             self._kept.append(bytearray(os.urandom(1 << 20) * 8))
         time.sleep(0.002)
         return torch.zeros(8)
