@@ -1,20 +1,40 @@
 """Arguments in, exit code out: the only module that prints or exits.
 
-Exit codes: 0 an answer was given (whatever the verdict); 1 to 9 as `errors` lists them; 130 the probe was interrupted
-and the answer rests on what there was; 70 a bug of ours, with its traceback.
+Exit codes: 0 an answer was given (whatever the verdict), or all that was verified holds; 1 to 9 as `errors` lists them;
+10 something verified does not hold; 11 nothing fails, and something could not be told; 130 interrupted, and the answer
+rests on what there was; 70 a bug of ours, with its traceback.
 """
 
-import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
+from loadtune.arguments import (
+    Backbone,
+    Baseline,
+    Batches,
+    Crop,
+    Dataset,
+    Device,
+    Force,
+    JsonPath,
+    Layout,
+    Model,
+    Out,
+    Precision,
+    Quiet,
+    Split,
+    StepTime,
+    TrainStep,
+)
 from loadtune.errors import LoadtuneError, UsageError
-from loadtune.options import DEFAULT_BUDGET_S, ProbeOptions
+from loadtune.options import DEFAULT_BUDGET_S, ProbeOptions, parse_seconds, parse_share
 
+FAILS_EXIT_CODE, UNKNOWN_EXIT_CODE = 10, 11
 INTERRUPTED_EXIT_CODE, BUG_EXIT_CODE = 130, 70
 HELP_WIDTH = 100
 """Widest help text: beyond it the eye loses the line."""
@@ -42,20 +62,6 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-Dataset = Annotated[
-    str,
-    typer.Option(
-        help="Folder of images and masks, or your own data: package.module:factory, path/to/train.py:factory.",
-        show_default=False,
-    ),
-]
-StepTime = Annotated[float | None, typer.Option(help="Replay a GPU that takes SECONDS a step at your batch size.")]
-Device = Annotated[str, typer.Option(help="auto, cuda, cuda:N, cpu, or replay:FILE.")]
-Crop = Annotated[int | None, typer.Option(help="Side of the training crop in pixels.  [513; on a CPU 129]")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for the reports.  [a new one under reports/]")]
-
-
 @app.command()
 def probe(
     *,
@@ -66,20 +72,14 @@ def probe(
         f"{DEFAULT_BUDGET_S:g}s"
     ),
     num_workers: Annotated[str | None, typer.Option(help="Worker counts: 2,4,8 or 0-16:4.  [auto]")] = None,
-    batch_size: Annotated[
-        str | None, typer.Option(help="Batch sizes, the smallest is yours: 16 or 16,32.  [16 and larger; on a CPU 2]")
-    ] = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="What you run today: num_workers=2,batch_size=16.  [torch's suggestion]")
-    ] = None,
+    batch_size: Batches = None,
+    baseline: Baseline = None,
     out: Out = None,
-    json_path: Annotated[
-        str | None, typer.Option("--json", help="Also write the JSON report here; - prints it instead of text.")
-    ] = None,
+    json_path: JsonPath = None,
     force: Force = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
-    layout: Annotated[str | None, typer.Option(help="Layout of the data set, where it is ambiguous.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the data set.  [train, if there is one]")] = None,
+    quiet: Quiet = False,
+    layout: Layout = None,
+    split: Split = None,
     max_bad: Annotated[str, typer.Option(help="Broken samples that may be skipped.")] = "1%",
     crop: Crop = None,
     base_size: Annotated[int | None, typer.Option(help="Short side that the random scale is relative to.  [crop]")] = (
@@ -87,17 +87,15 @@ def probe(
     ),
     augment: Annotated[str, typer.Option(help="deeplab (scale, crop, flip) or none.")] = "deeplab",
     classes: Annotated[int | None, typer.Option(help="Classes of the network.  [seen in the masks]")] = None,
-    backbone: Annotated[str, typer.Option(help="resnet18, resnet34, resnet50 or resnet101.")] = "resnet50",
+    backbone: Backbone = "resnet50",
     output_stride: Annotated[int, typer.Option(help="8 or 16.")] = 16,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.  [bf16 where the GPU has it]")] = None,
+    precision: Precision = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the channels-last memory format.")] = (
         False
     ),
     accumulate: Annotated[int, typer.Option(help="Batches to one optimizer step.")] = 1,
-    model: Annotated[str | None, typer.Option(help="Your model: package.module:factory.  [DeepLabv3+]")] = None,
-    train_step: Annotated[
-        str | None, typer.Option(help="Your training step: package.module:function, called with each batch.")
-    ] = None,
+    model: Model = None,
+    train_step: TrainStep = None,
     optimizer: Annotated[str, typer.Option(help="sgd, adam or adamw.")] = "sgd",
     lr: Annotated[float | None, typer.Option(help="Your learning rate, to be rescaled with the batch.")] = None,
     base_batch_size: Annotated[
@@ -153,17 +151,86 @@ def probe(
 
 def run_probe(options: ProbeOptions, out: Path | None, json_path: str | None, *, force: bool, quiet: bool) -> int:
     """Open the outputs, probe, and show the answer."""
+    from loadtune.probing import probe as run
+
+    report = run_and_show(options, out, json_path, "report", run, force=force, quiet=quiet)
+    return INTERRUPTED_EXIT_CODE if report.status == "interrupted" else 0
+
+
+@app.command()
+def verify(
+    *,
+    dataset: Dataset,
+    quick: Annotated[bool, typer.Option("--quick", help="One minute instead of five; it can tell less.")] = False,
+    device: Device = "auto",
+    step_time: StepTime = None,
+    batch_size: Batches = None,
+    baseline: Baseline = None,
+    out: Out = None,
+    json_path: JsonPath = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    layout: Layout = None,
+    split: Split = None,
+    crop: Annotated[int | None, typer.Option(help="Side of the training crop in pixels.  [513; on a CPU 65]")] = None,
+    backbone: Backbone = "resnet50",
+    precision: Precision = None,
+    model: Model = None,
+    train_step: TrainStep = None,
+) -> None:
+    """Check, on this machine and with your data, whether the measuring can be trusted."""
+    options = ProbeOptions(
+        dataset=dataset,
+        device=device,
+        step_time_s=step_time,
+        batch_size=batch_size,
+        baseline=baseline,
+        layout=layout,
+        split=split,
+        crop_px=crop,
+        backbone=backbone,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+        model=model,
+        train_step=train_step,
+        command=("loadtune", *sys.argv[1:]),
+        began_s=process_start_s(),
+    )
+    from loadtune.records.verification import Outcome
+    from loadtune.verifying.verify import verify as run
+
+    def work(options: ProbeOptions, sink: Any, progress: Any) -> Any:
+        return run(options, sink, progress, is_quick=quick)
+
+    try:
+        found = run_and_show(options, out, json_path, "verification", work, force=force, quiet=quiet)
+    except KeyboardInterrupt:
+        print("loadtune: interrupted before anything was checked", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
+    codes = {Outcome.HOLDS: 0, Outcome.FAILS: FAILS_EXIT_CODE, Outcome.UNKNOWN: UNKNOWN_EXIT_CODE}
+    raise typer.Exit(INTERRUPTED_EXIT_CODE if found.status == "interrupted" else codes[found.outcome])
+
+
+def run_and_show(
+    options: ProbeOptions,
+    out: Path | None,
+    json_path: str | None,
+    kind: Literal["report", "verification"],
+    run: Callable[..., Any],
+    *,
+    force: bool,
+    quiet: bool,
+) -> Any:
+    """Open the outputs, run, show what came of it, and return it."""
     from loadtune.options import check
     from loadtune.outputs import open_outputs
-    from loadtune.probing import probe as run
     from loadtune.render.progress import make_progress
     from loadtune.render.saved import encode_report
 
     check(options)
     copy = Path(json_path) if json_path not in {None, "-"} and json_path is not None else None
-    outputs = open_outputs(options.dataset, out, copy, force=force)
+    outputs = open_outputs(options.dataset, out, copy, force=force, kind=kind)
     try:
-        report = run(options, outputs, make_progress(sys.stderr, quiet=quiet))
+        found = run(options, outputs, make_progress(sys.stderr, quiet=quiet))
     except LoadtuneError:
         if not outputs.forget_if_empty():
             print(f"What was measured until then is in {outputs.json_path}", file=sys.stderr)
@@ -172,30 +239,30 @@ def run_probe(options: ProbeOptions, out: Path | None, json_path: str | None, *,
         outputs.forget_if_empty()
         raise
     if json_path == "-":
-        sys.stdout.write(encode_report(report).decode("utf-8"))
+        sys.stdout.write(encode_report(found).decode("utf-8"))
     else:
-        _print_answer(report, str(outputs.json_path))
+        show(found, str(outputs.json_path))
         print(f"\nWrote {outputs.json_path} and {outputs.html_path}")
-    return INTERRUPTED_EXIT_CODE if report.status == "interrupted" else 0
+    return found
 
 
 @app.command()
 def report(
-    file: Annotated[Path, typer.Argument(help="A report.json.")],
+    file: Annotated[Path, typer.Argument(help="A report.json, or a verification.json.")],
     html: Annotated[Path | None, typer.Option(help="Write the page here as well.")] = None,
     force: Force = False,
 ) -> None:
-    """Show a saved report again, and render its page."""
+    """Show a saved report or verification again, and render its page."""
     from loadtune.errors import OutputError
-    from loadtune.render.html import render_html
-    from loadtune.render.saved import read_report, replace_file
+    from loadtune.outputs import render
+    from loadtune.render.saved import read_saved, replace_file
 
-    found = read_report(file)
+    found = read_saved(file)
     if html is not None:
         if html.exists() and not force:
             raise OutputError(f"{html} exists", "choose another name, or overwrite it with --force")
-        replace_file(html, render_html(found).encode())
-    _print_answer(found, str(file))
+        replace_file(html, render(found).encode())
+    show(found, str(file))
     if html is not None:
         print(f"\nWrote {html}")
 
@@ -203,14 +270,17 @@ def report(
 @app.command()
 def schema(
     profile: Annotated[bool, typer.Option("--profile", help="Of replay profiles instead of reports.")] = False,
+    verification: Annotated[bool, typer.Option("--verification", help="Of verifications instead of reports.")] = False,
 ) -> None:
     """Print the JSON Schema of report.json."""
     import json
 
-    from loadtune.render.saved import profile_schema
-    from loadtune.render.saved import schema as report_schema
+    from loadtune.render import saved
 
-    print(json.dumps(profile_schema() if profile else report_schema(), indent=2))
+    if profile and verification:
+        raise UsageError("--profile and --verification exclude each other", "ask for one after the other")
+    made = saved.profile_schema() if profile else saved.verification_schema() if verification else saved.schema()
+    print(json.dumps(made, indent=2))
 
 
 @app.command()
@@ -220,8 +290,8 @@ def profile(
     batch_size: Annotated[str, typer.Option(help="Batch sizes to record.")] = "8,16,32",
     crop: Crop = None,
     classes: Annotated[int, typer.Option(help="Classes of the network.")] = 21,
-    model: Annotated[str | None, typer.Option(help="Your model: package.module:factory.  [DeepLabv3+]")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.  [bf16 where the GPU has it]")] = None,
+    model: Model = None,
+    precision: Precision = None,
     force: Force = False,
 ) -> None:
     """Record this machine's device, so that it can be replayed on another."""
@@ -262,23 +332,6 @@ def common(
     """Measures which DataLoader setting, batch size and learning rate a PyTorch training should use."""
 
 
-def parse_seconds(text: str) -> float:
-    """Parse `90`, `90s`, `5m` or `1h` as seconds."""
-    match = re.fullmatch(r"\s*(\d{1,6}(?:\.\d+)?)\s*(s|m|min|h)?\s*", text)
-    if match is None:
-        raise UsageError(f"--budget {text!r} is no duration", "write it as 90s, 5m or 1h")
-    return float(match[1]) * {"m": 60, "min": 60, "h": 3600}.get(match[2] or "s", 1)
-
-
-def parse_share(text: str) -> float:
-    """Parse `1%` or `0.01` as a share."""
-    match = re.fullmatch(r"\s*(\d{1,3}(?:\.\d+)?)\s*(%)?\s*", text)
-    share = float(match[1]) / (100 if match[2] else 1) if match else -1.0
-    if not 0 <= share <= 1:
-        raise UsageError(f"--max-bad {text!r} is no share", "write it as 1% or 0.01")
-    return share
-
-
 def process_start_s() -> float:
     """Return time.monotonic() at which this process began: the budget runs from Enter, not from here."""
     import psutil
@@ -286,11 +339,13 @@ def process_start_s() -> float:
     return time.monotonic() - max(0.0, time.time() - psutil.Process().create_time())
 
 
-def _print_answer(report: object, saved_as: str) -> None:
+def show(found: Any, saved_as: str) -> None:
+    """Print a report or a verification."""
     from rich.console import Console
 
     from loadtune.records.report import Report
     from loadtune.render.terminal import print_answer
+    from loadtune.render.verification import print_verification
 
-    assert isinstance(report, Report)  # noqa: S101
-    print_answer(report, Console(highlight=False), saved_as=saved_as)
+    show_it = print_answer if isinstance(found, Report) else print_verification
+    show_it(found, Console(highlight=False), saved_as=saved_as)

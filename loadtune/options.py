@@ -237,3 +237,20 @@ def read_profile(path: Path) -> ReplayProfile:
             "upgrade loadtune-probe",
         )
     return profile
+
+
+def parse_seconds(text: str) -> float:
+    """Parse `90`, `90s`, `5m` or `1h` as seconds."""
+    match = re.fullmatch(r"\s*(\d{1,6}(?:\.\d+)?)\s*(s|m|min|h)?\s*", text)
+    if match is None:
+        raise UsageError(f"--budget {text!r} is no duration", "write it as 90s, 5m or 1h")
+    return float(match[1]) * {"m": 60, "min": 60, "h": 3600}.get(match[2] or "s", 1)
+
+
+def parse_share(text: str) -> float:
+    """Parse `1%` or `0.01` as a share."""
+    match = re.fullmatch(r"\s*(\d{1,3}(?:\.\d+)?)\s*(%)?\s*", text)
+    share = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+    if not 0 <= share <= 1:
+        raise UsageError(f"--max-bad {text!r} is no share", "write it as 1% or 0.01")
+    return share

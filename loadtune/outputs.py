@@ -1,56 +1,68 @@
-"""Where do a probe's results go? Into a folder that is opened before anything is measured."""
+"""Where do the results of a probe or verification go? Into a folder that is opened before anything is measured."""
 
 import contextlib
 import re
 import time
 from pathlib import Path
+from typing import Literal
 
 from loadtune.errors import OutputError
 from loadtune.records.report import Report
 from loadtune.render.html import render_html
-from loadtune.render.saved import encode_report, replace_file, write_report
+from loadtune.render.saved import Saved, encode_report, replace_file, write_report
+from loadtune.render.verification_html import render_verification_html
+
+Kind = Literal["report", "verification"]
+"""What is written, and what its files are called."""
 
 REPORTS_FOLDER = Path("reports")
-JSON_NAME, HTML_NAME = "report.json", "report.html"
 NAMES_MAX = 1000
 """Reports of one data set in one second; more is a loop gone wrong."""
 
 
 class Outputs:
-    """The files of one probe.
+    """The files of one probe or verification.
 
     Args:
         folder: Where they go; it exists.
         json_copy: Another file for the JSON; None: none.
+        kind: Their name: `report` or `verification`, with `.json` and `.html`.
     """
 
-    def __init__(self, folder: Path, json_copy: Path | None = None) -> None:
+    def __init__(self, folder: Path, json_copy: Path | None = None, kind: Kind = "report") -> None:
         self.folder = folder
-        self.json_path = folder / JSON_NAME
-        self.html_path = folder / HTML_NAME
+        self.json_path = folder / f"{kind}.json"
+        self.html_path = folder / f"{kind}.html"
         self._json_copy = json_copy
 
     def forget_if_empty(self) -> bool:
-        """Remove the folder again where nothing was written, so that a refused probe leaves no trace; say if so."""
+        """Remove the folder again where nothing was written, so that a refused run leaves no trace; say if so."""
         if self.json_path.exists():
             return False
         with contextlib.suppress(OSError):
             self.folder.rmdir()
         return True
 
-    def save(self, report: Report) -> None:
+    def save(self, report: Saved) -> None:
         """Write the JSON, so that what was measured is never lost."""
         write_report(report, self.json_path)
 
-    def finish(self, report: Report) -> None:
+    def finish(self, report: Saved) -> None:
         """Write everything."""
         self.save(report)
-        replace_file(self.html_path, render_html(report).encode())
+        replace_file(self.html_path, render(report).encode())
         if self._json_copy is not None:
             replace_file(self._json_copy, encode_report(report))
 
 
-def open_outputs(dataset: str, out: Path | None, json_copy: Path | None, *, force: bool) -> Outputs:
+def render(saved: Saved) -> str:
+    """Return the page of a report or a verification."""
+    return render_html(saved) if isinstance(saved, Report) else render_verification_html(saved)
+
+
+def open_outputs(
+    dataset: str, out: Path | None, json_copy: Path | None, *, force: bool, kind: Kind = "report"
+) -> Outputs:
     """Make the folder and see that it can be written, before anything is measured.
 
     Args:
@@ -58,6 +70,7 @@ def open_outputs(dataset: str, out: Path | None, json_copy: Path | None, *, forc
         out: The folder asked for.
         json_copy: Another file for the JSON.
         force: Whether files that are there may be replaced.
+        kind: What will be written.
 
     Raises:
         OutputError: The folder or file is there already, or cannot be written.
@@ -65,8 +78,8 @@ def open_outputs(dataset: str, out: Path | None, json_copy: Path | None, *, forc
     for path in (json_copy, out if out is not None and not out.is_dir() else None):
         if path is not None and path.exists() and not force:
             raise OutputError(f"{path} exists", "choose another name, or overwrite it with --force")
-    folder = _new_folder(dataset) if out is None else out
-    outputs = Outputs(folder, json_copy)
+    folder = _new_folder(dataset, kind) if out is None else out
+    outputs = Outputs(folder, json_copy, kind)
     taken = [path for path in (outputs.json_path, outputs.html_path) if path.exists()]
     if taken and not force:
         raise OutputError(f"{taken[0]} exists", "choose another --out, or overwrite it with --force")
@@ -83,9 +96,10 @@ def open_outputs(dataset: str, out: Path | None, json_copy: Path | None, *, forc
     return outputs
 
 
-def _new_folder(dataset: str) -> Path:
+def _new_folder(dataset: str, kind: Kind) -> Path:
     """Return a folder under reports/ that is not there yet, named after data and time."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(dataset).name).strip("-.")[:40] or "dataset"
+    name = name if kind == "report" else f"{name}-{kind}"
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     candidates = (REPORTS_FOLDER / (stem if count == 0 else f"{stem}-{count}") for count in range(NAMES_MAX))
     return next(folder for folder in candidates if not folder.exists())

@@ -18,9 +18,9 @@ from loadtune.concluding import (
     list_bad_samples,
 )
 from loadtune.dataset.detect import Listing, list_dataset
-from loadtune.engine.duel import Arena
 from loadtune.engine.launcher import Launcher
 from loadtune.engine.runner import Runner
+from loadtune.engine.sides import Arena
 from loadtune.errors import UsageError
 from loadtune.monitor.environment import collect_environment
 from loadtune.monitor.nvml import Nvml
@@ -86,7 +86,7 @@ class Probe:
 
     def first_sample(self) -> int:
         """Return where in the order the next trial begins: further on where the cache must not be warm for it."""
-        return 0 if self.cache == "warm" else self.samples_used
+        return 0 if "warm" in self.cache else self.samples_used
 
     def report(self, status: Status, conclusion: Conclusion | None = None) -> Report:
         """Return what is known as a report."""
@@ -249,7 +249,8 @@ def _settle_cache(
     if read.is_complete:
         return "warm", []
     told = f"only {read.samples:,} of {len(listing.index):,} samples could be read into the page cache beforehand"
-    return "warm", [f"{told}\ntrials that go further read from storage: see miss_ratio, or give a longer --budget"]
+    hint = "trials that go further read from storage: see miss_ratio, or give a longer --budget"
+    return "partly warm", [f"{told}\n{hint}"]
 
 
 def _warm_own(
@@ -266,7 +267,7 @@ def _warm_own(
         of = "" if looked.sample_count is None else f" of {looked.sample_count:,}"
         told = f"only {read.samples:,}{of} samples could be read into the page cache beforehand"
         warnings.append(f"{told}\ntrials that go further read from storage: see miss_ratio")
-    return "warm", warnings
+    return "warm" if read.is_complete else "partly warm", warnings
 
 
 def _unreadable_warnings(looked: Inspected) -> list[str]:

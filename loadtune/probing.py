@@ -9,18 +9,18 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from loadtune import options as asked
-from loadtune.advice.budget import DUEL_MAX_S, SLICE_MAX_S, DuelPlan, divide_budget, plan_duel
+from loadtune.advice.budget import DUEL_MAX_S, divide_budget
 from loadtune.advice.feasibility import Obstacle, find_obstacle, shm_size_bytes
-from loadtune.advice.rules import STALL_RATIO
 from loadtune.advice.search import Leg, Search
 from loadtune.advice.selection import Choice, choose
+from loadtune.advice.slicing import fit_duel
 from loadtune.concluding import (
     conclude,
     refuse_too_many,
     representative,
 )
 from loadtune.engine.abba import fits_together, hold_abba
-from loadtune.engine.duel import HEAD_S, SIDE_WARM_UP_S, DuelInterruptedError, hold_duel
+from loadtune.engine.duel import DuelInterruptedError, hold_duel
 from loadtune.engine.launcher import Launcher
 from loadtune.errors import LoadtuneError, NothingMeasuredError, UsageError
 from loadtune.monitor.environment import refuse_other_distribution, refuse_other_platforms
@@ -32,20 +32,10 @@ from loadtune.records.measurement import Cause, TrialResult, TrialState
 from loadtune.records.report import Report
 from loadtune.records.settings import Settings, TrialSpec
 from loadtune.render.progress import Progress
-from loadtune.stats import ABBA_PAIRS_MIN, BURSTS_MIN
+from loadtune.stats import ABBA_PAIRS_MIN
 
 BUILD_LIMIT_S = 30.0
 """Longest a trial may take to build data and model and warm the device; a model on a busy GPU takes ten."""
-RUN_AHEAD_STEPS = 2
-"""Steps that a stopped process has queued on its GPU at most: a launch queue holds about a thousand kernels."""
-SIDE_END_S = 0.3
-"""Time to end a side's processes and to let the step run out that its last slice cut."""
-BURST_MARGIN = 1.15
-"""Bursts planned by those needed: the slowest slice of a duel is a tenth slower than the trial."""
-SLICE_STEPS_MIN = 4
-"""Steps in a slice at least; with fewer, the part of a step that a slice cuts decides its count."""
-SLICE_LIMIT_S = 6.0
-"""Longest slice for the sake of long bursts; longer ones leave too few pairs in any budget."""
 
 
 def probe(options: ProbeOptions, sink: Sink, progress: Progress) -> Report:
@@ -206,13 +196,13 @@ def _confirm(run: Probe, choice: Choice) -> str:
     baseline = run.plan.baseline
     reserve_s = divide_budget(run.options.budget_s, 0.0).reserve_s
     left_s = min(DUEL_MAX_S, run.options.budget_s - run.spent_s() - reserve_s)
-    trials = {each: representative(run.trials, each) for each in (baseline, choice.settings)}
-    if trials[baseline] is None:
+    ours, theirs = (representative(run.trials, each) for each in (choice.settings, baseline))
+    if theirs is None or ours is None:
         return "the baseline could not be measured"
-    plan = _plan_duel(run, left_s, [trial for trial in trials.values() if trial is not None])
+    plan = fit_duel(left_s, theirs, ours, run.plan.device.kind)
     if plan is None:
         return f"{left_s:.0f} s were left, too few for a duel: give it a longer --budget"
-    legs = [Leg(settings=each, role="grid") for each in trials]
+    legs = [Leg(settings=each, role="grid") for each in (baseline, choice.settings)]
     specs = [run.plan.spec(leg, run.cache, run.first_sample(), run.options.seed) for leg in legs]
     run.progress.phase(f"duel: num_workers={choice.settings.num_workers} against num_workers={baseline.num_workers}")
 
@@ -221,11 +211,8 @@ def _confirm(run: Probe, choice: Choice) -> str:
 
     deadline_s = time.monotonic() + left_s
     try:
-        if _fit_together(run, [trial for trial in trials.values() if trial is not None]):
-            head_s = HEAD_S
-            if run.plan.device.kind == "cuda":  # what the stopped side had queued still runs into this slice
-                head_s = max(HEAD_S, RUN_AHEAD_STEPS * max(_step_s(trial) for trial in trials.values()))
-            run.duels.append(hold_duel(run.arena, specs[0], specs[1], plan, deadline_s, told, head_s=head_s))
+        if _fit_together(run, [theirs, ours]):
+            run.duels.append(hold_duel(run.arena, specs[0], specs[1], plan, deadline_s, told))
         else:
             run.duels.append(hold_abba(run.runner, specs[0], specs[1], ABBA_PAIRS_MIN, deadline_s, told))
     except DuelInterruptedError as stop:
@@ -247,33 +234,3 @@ def _fit_together(run: Probe, trials: list[TrialResult]) -> bool:
             (device, needs.device_memory_bytes),
         ]
     )
-
-
-def _step_s(trial: TrialResult | None) -> float:
-    return 0.0 if trial is None or trial.measurement is None else trial.measurement.step_s or 0.0
-
-
-def _plan_duel(run: Probe, left_s: float, trials: list[TrialResult]) -> DuelPlan | None:
-    """Fit a duel into what is left; slow steps and bursts of slow batches ask for longer slices."""
-    start_s = sum(_start_s(trial) for trial in trials)
-    coarse_s = min(SLICE_LIMIT_S, HEAD_S + max(_slice_wanted_s(trial) for trial in trials))
-    wanted_s = max(SLICE_MAX_S, coarse_s)
-    return plan_duel(left_s, start_s, wanted_s, coarse_s)
-
-
-def _start_s(trial: TrialResult) -> float:
-    """Return what starting this setting as a side of a duel takes, its end included."""
-    if trial.measurement is None:
-        return 0.0
-    startup = trial.measurement.startup
-    warm_up_s = min(startup.device_warm_up_s, SIDE_WARM_UP_S) + min(startup.loader_warm_up_s, SIDE_WARM_UP_S)
-    return startup.process_s + startup.build_s + startup.first_batch_s + warm_up_s + SIDE_END_S
-
-
-def _slice_wanted_s(trial: TrialResult) -> float:
-    """Return the shortest slice that counts finely: four steps, or ten bursts where workers deliver in bursts."""
-    batch_s = trial.settings.batch_size / (trial.rate_per_s or 1.0)
-    stall = 0.0 if trial.measurement is None else trial.measurement.stall_ratio or 0.0
-    comes_in_bursts = trial.settings.num_workers > 1 and stall > STALL_RATIO
-    bursts_s = BURST_MARGIN * BURSTS_MIN * trial.settings.num_workers * batch_s
-    return bursts_s if comes_in_bursts else SLICE_STEPS_MIN * batch_s

@@ -62,7 +62,7 @@ def record_profile(options: ProbeOptions, out: Path, progress: Progress) -> Repl
                 progress.trial_finished(results[-1], None)
             name = looked.cuda.name if looked.cuda is not None and plan.device.kind == "cuda" else "CPU"
             model = options.model or f"DeepLabv3+ {plan.workload.backbone}"
-            profile = _profile(f"{name}, {model}, {plan.workload.crop_px} px, {plan.workload.precision}", results)
+            profile = make_profile(f"{name}, {model}, {plan.workload.crop_px} px, {plan.workload.precision}", results)
             if looked.cuda is not None and plan.device.kind == "cuda":
                 profile = msgspec.structs.replace(profile, device_memory_bytes=looked.cuda.memory_bytes)
     finally:
@@ -72,7 +72,12 @@ def record_profile(options: ProbeOptions, out: Path, progress: Progress) -> Repl
     return profile
 
 
-def _profile(name: str, results: list[TrialResult]) -> ReplayProfile:
+def make_profile(name: str, results: list[TrialResult]) -> ReplayProfile:
+    """Return what trials without a data set showed of their device.
+
+    Raises:
+        NothingMeasuredError: None of them completed.
+    """
     points = [point for result in results if (point := _point(result)) is not None]
     if not points:
         failure = results[-1].failure if results else None

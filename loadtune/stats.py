@@ -24,8 +24,10 @@ DUEL_PAIRS_MIN = 8
 """Fewer pairs leave the noise itself unknown: below 8 the t factor exceeds 2.4 and one stall decides."""
 ABBA_PAIRS_MIN = 4
 """The same for fresh runs in ABBA order, where one pair costs two whole trials."""
-BURSTS_MIN = 10
-"""A slice of fewer bursts of num_workers batches counts too coarsely: 6 % off at a stated 1.7 % with four."""
+STARTS_MIN = 2
+"""Starts of both sides: what differs between two starts of a process is in no single one, however long it runs."""
+BURSTS_MIN = 3
+"""A slice of fewer bursts of num_workers batches shares too much of its first and last with its neighbours."""
 SAME_RATIO = 0.03
 """SAME needs the whole interval within 1 +- this: a smaller difference is not worth changing a training."""
 TIE_RATIO = 0.97
@@ -34,6 +36,8 @@ TIE_LOW_RATIO = 0.94
 """... if its lower end is here or above: "not significantly different" alone picked 0.87 of the best."""
 DRIFT_P = 0.01
 """Level of each drift test. Higher cries drift at steady duels; lower misses a moving ratio."""
+DRIFT_AGREES_P = 0.05
+"""Level of a confirming trend within starts. Higher takes starts that differ for drift; lower misses a moving ratio."""
 
 Pairs = Sequence[SlicePair]
 Logs = Sequence[Sequence[float]]
@@ -141,11 +145,10 @@ def duel_interval(
     """Return contender over baseline: ratio of sums, jackknife in log space, Student's t at 95 %.
 
     Restarts make groups. What differs between two starts of the same process is not in the pairs of one
-    start, so the jackknife is also taken over whole restarts, and the wider interval counts. With three or
-    more this holds the level whatever the share of process-to-process variance (95 to 99 % in simulation).
-    With two the factor is t(1) = 12.7, which would hide almost every difference: it counts only where the
-    restarts differ by more than their pairs explain; where processes differ as much as slices do, coverage
-    falls to 88 % and false FASTER rises to 6 %. More restarts are better than longer ones.
+    start, so the jackknife is also taken over whole restarts, and the wider interval counts: that holds the level
+    whatever the share of process-to-process variance. With two the factor is t(1) = 12.7, which hides all but
+    large differences; more restarts are better than longer ones. A single start is not trusted. No duel shows what it
+    did not meet: stalls of one side rarer than its slices, or a ratio that wanders more slowly than its starts.
 
     Args:
         pairs: In the order they were taken.
@@ -162,7 +165,7 @@ def duel_interval(
         by_restart.setdefault(pair.restart, []).append(pair)
     groups = list(by_restart.values())
     logs = [[_log_ratio([pair]) for pair in group] for group in groups]
-    half = max(_pair_half_width(pairs, logs), _restart_half_width(groups, logs))
+    half = max(_pair_half_width(pairs, logs), _jackknife_half_width(groups) if len(groups) >= STARTS_MIN else 0.0)
     reason = _distrust(pairs, logs, pairs_min, burst_samples)
     return _interval(_log_ratio(pairs), half, len(pairs), reason)
 
@@ -291,24 +294,6 @@ def _pair_half_width(pairs: Pairs, logs: Logs) -> float:
     return _jackknife_half_width([[pair] for pair in pairs]) * math.sqrt((1 + correlation) / (1 - correlation))
 
 
-def _restart_half_width(groups: Sequence[Pairs], logs: Logs) -> float:
-    """Jackknife over restarts; 0 for one, and for two that differ by no more than their pairs explain."""
-    if len(groups) < 2 or (len(groups) == 2 and _between_by_within(logs) <= 1.0):
-        return 0.0
-    return _jackknife_half_width(groups)
-
-
-def _between_by_within(groups: Logs) -> float:
-    """Return the F ratio of the analysis of variance; infinite where each group is all alike."""
-    values = [value for group in groups for value in group]
-    whole, freedom = fmean(values), len(values) - len(groups)
-    between = sum(len(group) * (fmean(group) - whole) ** 2 for group in groups) / (len(groups) - 1)
-    within = sum(value * value for group in _residuals(groups) for value in group)
-    if freedom < 1 or within == 0.0:
-        return math.inf if between > 0.0 else 0.0
-    return between / (within / freedom)
-
-
 def _residuals(groups: Logs) -> list[list[float]]:
     return [[value - fmean(group) for value in group] for group in groups]
 
@@ -325,6 +310,8 @@ def _distrust(pairs: Pairs, logs: Logs, pairs_min: int, bursts: tuple[float, flo
     """Return why the interval cannot be trusted, or None."""
     if len(pairs) < pairs_min:
         return f"{len(pairs)} slice pairs, {pairs_min} needed"
+    if len(logs) < STARTS_MIN:
+        return f"{len(logs)} start of both sides, {STARTS_MIN} needed: what differs between starts is not in it"
     if bursts is not None:
         means = fmean(pair.baseline_samples for pair in pairs), fmean(pair.contender_samples for pair in pairs)
         counts = [samples / burst for samples, burst in zip(means, bursts, strict=True) if burst > 0]
@@ -343,11 +330,21 @@ def _drift(logs: Logs, count: int) -> str | None:
     excess = (_lag_one_correlation(logs) + len(logs) / count) * math.sqrt(count)
     if excess > NormalDist().inv_cdf(1 - DRIFT_P):
         return "the ratio drifted: neighbouring slice pairs are more alike than chance allows"
-    ys = [value for group in _residuals(logs) for value in group]
-    xs = [place - (len(group) - 1) / 2 for group in logs for place in range(len(group))]
+    # Starts that differ make a trend over the whole duel too; it is drift where the starts themselves have its like.
+    slope, within = _trend(logs, freedom)
+    _, whole = _trend([[value for group in logs for value in group]], count - 2)
+    is_clear = abs(within) > student_t_quantile(1 - DRIFT_P / 2, freedom)
+    agrees = within * whole > 0.0 and abs(within) > student_t_quantile(1 - DRIFT_AGREES_P, freedom)
+    if is_clear or (agrees and abs(whole) > student_t_quantile(1 - DRIFT_P / 2, count - 2)):
+        return f"the ratio drifted by {100 * slope:+.1f} % a slice pair"
+    return None
+
+
+def _trend(groups: Logs, freedom: int) -> tuple[float, float]:
+    """Return the slope from pair to pair, each group about its own mean, and its t value."""
+    ys = [value for group in _residuals(groups) for value in group]
+    xs = [place - (len(group) - 1) / 2 for group in groups for place in range(len(group))]
     square = sum(x * x for x in xs)
     slope = sum(x * y for x, y in zip(xs, ys, strict=True)) / square if square else 0.0
     rest = sum((y - slope * x) ** 2 for x, y in zip(xs, ys, strict=True))
-    if slope * slope * square * freedom > student_t_quantile(1 - DRIFT_P / 2, freedom) ** 2 * rest + 1e-18:
-        return f"the ratio drifted by {100 * slope:+.1f} % a slice pair"
-    return None
+    return slope, slope * math.sqrt(square * freedom / (rest + 1e-18))

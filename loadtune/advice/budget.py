@@ -23,6 +23,12 @@ SLICE_MAX_S = 2.0
 """One slice, head included. Longer ones let drift into a pair; the workload's bursts may ask for more."""
 SLICE_MIN_S = 0.5
 """Below this the dropped head of 0.3 s is most of the slice."""
+HEAD_MIN_S = 0.3
+"""Dropped at the start of each slice at least: what storage delivered meanwhile drains, caches fill again."""
+HEAD_SHARE_MAX = 0.4
+"""Of a slice at most; a short slice with the whole head dropped would hold nothing."""
+SIDE_WARM_UP_S = 2.0
+"""Longest warm-up of a side, of device and loader each: the heads of its slices are dropped besides."""
 RESTARTS = 4
 """Starts of both sides: with three or more, what differs between processes is in the interval (`stats`)."""
 
@@ -45,6 +51,15 @@ class DuelPlan:
     """Seconds of one slice, its dropped head included."""
     restarts: int
     """Starts of the two process groups, the first included."""
+    head_s: float = HEAD_MIN_S
+    """Seconds to drop at the start of each slice, if it is long enough."""
+    burst_steps: tuple[int, int] = (1, 1)
+    """Steps of baseline and contender that end together, in bursts."""
+
+    @property
+    def dropped_s(self) -> float:
+        """Seconds dropped at the start of each slice."""
+        return min(self.head_s, HEAD_SHARE_MAX * self.slice_s)
 
 
 def divide_budget(budget_s: float, spent_s: float) -> Division:
@@ -69,7 +84,7 @@ def plan_duel(
         coarse_s: Slice below which the count is too coarse; 0: none is.
     """
     fine_s = max(slice_max_s / 2, coarse_s)
-    for restarts, slice_min_s in ((RESTARTS, fine_s), (2, fine_s), (2, SLICE_MIN_S)):
+    for restarts, slice_min_s in ((RESTARTS, fine_s), (3, fine_s), (2, fine_s), (3, SLICE_MIN_S), (2, SLICE_MIN_S)):
         active_s = duel_s - restarts * start_s
         pairs = max(DUEL_PAIRS_MIN, int(active_s / (2 * slice_max_s)))
         slice_s = min(slice_max_s, active_s / (2 * pairs))

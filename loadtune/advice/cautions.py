@@ -16,6 +16,7 @@ FOREIGN_RATIO = 0.1
 """Share of the usable cores that others may take before a trial is marked as disturbed. Own choice."""
 CACHE_WORDS = {
     "warm": ("Measured with the data in the page cache", "A first epoch, cold, is slower."),
+    "partly warm": ("Measured with the first of the data in the page cache", "A first epoch, cold, is slower."),
     "streaming": ("Measured on fresh samples in every trial", "The data do not fit into memory, as in training."),
     "cold": ("Measured with the files dropped from the page cache", "Later epochs are faster where the data fit."),
 }

@@ -34,7 +34,7 @@ def hold_abba(
     try:
         for number in range(pairs):
             started_s = time.monotonic()
-            specs = (apart(baseline, 2 * number), apart(contender, 2 * number + 1))
+            specs = (apart(baseline, number, 0), apart(contender, number, 1))
             pair = _run_pair(runner, specs, number, deadline_s)
             if isinstance(pair, Failure):
                 failure = pair

@@ -24,6 +24,7 @@ from loadtune.measure.accelerator import Accelerator, count_bytes, count_samples
 from loadtune.measure.leg import build_leg, describe_settings, open_source, read_payload, take_one_batch
 from loadtune.measure.loader import shuffled
 from loadtune.measure.loop import measure, run_side
+from loadtune.measure.plain import run_plain
 from loadtune.records.measurement import BadSample
 from loadtune.records.messages import (
     CacheRead,
@@ -102,10 +103,11 @@ def _do(
         return
     if task.spec.cache == "cold" and task.sources.index_path is not None:
         forget_files(task.sources.index_path, task.spec.order_seed, task.spec.first_sample)
-    leg = build_leg(task.spec, task.sources, note_accelerator)
+    is_plain = isinstance(task, SideTask) and task.is_plain
+    leg = build_leg(task.spec, task.sources, note_accelerator, is_plain=is_plain)
     tell(Phase(name="built", at_s=time.monotonic()))
     if isinstance(task, SideTask):
-        run_side(leg, tell)
+        (run_plain if is_plain else run_side)(leg, tell)
     elif isinstance(task, TrialTask):
         process_s = max(0.0, started_s - task.requested_s)
         tell(Measured(measurement=measure(leg, tell, process_s, lambda: _wait_for_parent(control_fd))))

@@ -117,6 +117,9 @@ class Launcher:
 
     Args:
         cores: Cores that every trial is held to; None: all that this process may use.
+
+    Attributes:
+        groups: Process group of every process started so far, those that ended among them.
     """
 
     def __init__(self, cores: int | None = None) -> None:
@@ -139,6 +142,7 @@ class Launcher:
         self._alive: dict[int, TrialProcess] = {}
         self._replies: deque[Ready | Started] = deque()
         self._count = 0
+        self.groups: list[int] = []
         self._unanswered = 0
         self.import_s: float | None = None
 
@@ -188,6 +192,7 @@ class Launcher:
                 os.close(control_read)
         process = TrialProcess(pid, events_read, control_write, log_path)
         self._alive[pid] = process
+        self.groups.append(pid)
         return process
 
     def poll(self, timeout_s: float) -> None:

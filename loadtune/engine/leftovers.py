@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -48,6 +49,28 @@ def sweep_shared_memory(since_s: float, folder: Path = SHARED_MEMORY) -> int:
         folder: Where shared memory lives.
     """
     freed = 0
+    for path, size in _orphans(since_s, folder):
+        with contextlib.suppress(OSError):
+            path.unlink()
+            freed += size
+    return freed
+
+
+def find_leftovers(groups: Iterable[int], since_s: float, folder: Path = SHARED_MEMORY) -> list[str]:
+    """Return what is left of ended trials, in words: living processes, and shared memory whose maker is dead.
+
+    Args:
+        groups: Process groups that should be gone.
+        since_s: time.time() from which on shared memory is looked at.
+        folder: Where shared memory lives.
+    """
+    found = [f"process {pid}" for group in groups for pid in sorted(_members(group, Path("/proc")))]
+    return found + [f"shared memory {path.name}" for path, _ in _orphans(since_s, folder)]
+
+
+def _orphans(since_s: float, folder: Path) -> list[tuple[Path, int]]:
+    """Return our tensors' files whose maker is dead, each with its bytes."""
+    found: list[tuple[Path, int]] = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _TORCH_FILE.fullmatch(entry.name)
@@ -56,9 +79,8 @@ def sweep_shared_memory(since_s: float, folder: Path = SHARED_MEMORY) -> int:
             with contextlib.suppress(OSError):
                 status = entry.stat(follow_symlinks=False)
                 if status.st_uid == os.getuid() and status.st_mtime >= since_s:
-                    Path(entry.path).unlink()
-                    freed += status.st_size
-    return freed
+                    found.append((Path(entry.path), status.st_size))
+    return found
 
 
 def _members(group: int, proc: Path) -> set[int]:

@@ -27,7 +27,7 @@ class Share:
 
 
 def share_out(
-    finished_s: Sequence[float], samples: Sequence[int], slices: Sequence[Slice], head_s: float
+    finished_s: Sequence[float], samples: Sequence[int], slices: Sequence[Slice], head_s: float, burst_steps: int = 1
 ) -> list[Share | None]:
     """Return each slice's samples: None where a slice is no longer than its head, or no step shows how fast it was.
 
@@ -35,13 +35,20 @@ def share_out(
     that ends while the side is stopped ran on a device that does not stop with its process (a GPU, a replayed one):
     the pause up to its end counts for it.
 
+    Where workers deliver in bursts, the steps of a burst end together and then none for a while; a slice that begins
+    and ends at the same phase of the burst, time after time, would count one burst too many or too few each time. So
+    samples count evenly over whole bursts there: between the ends of every `burst_steps`-th step.
+
     Args:
         finished_s: End of each step, rising.
         samples: Of each step.
         slices: The side's turns, in order.
         head_s: Seconds at the start of each slice that do not count.
+        burst_steps: Steps that end together: num_workers where the loop waits for the loader, 1 where steps are even.
     """
-    total = list(accumulate(samples[1:], initial=0))
+    knots = range(0, len(finished_s), burst_steps)
+    whole = list(accumulate(samples[1:], initial=0))
+    finished_s, total = [finished_s[knot] for knot in knots], [whole[knot] for knot in knots]
     shares: list[Share | None] = []
     for each in slices:
         begin_s = each.started_s + head_s

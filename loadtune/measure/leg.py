@@ -81,13 +81,16 @@ def open_source(workload: WorkloadSpec, sources: Sources, payload: Payload) -> D
     return DataSource(dataset, None, is_iterable=False, sample_count=len(dataset), fixed_axes=())
 
 
-def build_leg(spec: TrialSpec, sources: Sources, started: Callable[[Accelerator], None]) -> Leg:
+def build_leg(
+    spec: TrialSpec, sources: Sources, started: Callable[[Accelerator], None], *, is_plain: bool = False
+) -> Leg:
     """Build data, device, step and loader.
 
     Args:
         spec: The trial.
         sources: Where data and objects are.
         started: Told of the accelerator as soon as there is one, before anything can run out of its memory.
+        is_plain: Whether the loader puts no stamps into its batches.
 
     Raises:
         TargetError: What the user handed over cannot be used.
@@ -108,7 +111,7 @@ def build_leg(spec: TrialSpec, sources: Sources, started: Callable[[Accelerator]
     has_data = sources.index_path is not None or spec.workload.dataset_target is not None or "dataset" in payload
     if spec.feed != "resident" and has_data:
         source = open_source(spec.workload, sources, payload)
-        loader = build_loader(source, spec.settings, spec.order_seed, spec.first_sample)
+        loader = build_loader(source, spec.settings, spec.order_seed, spec.first_sample, is_plain=is_plain)
     return Leg(
         spec=spec,
         accelerator=accelerator,

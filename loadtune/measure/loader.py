@@ -135,8 +135,18 @@ class Endless(Sampler[Any]):
                 )
 
 
-def build_loader(source: DataSource, settings: Settings, order_seed: int, first_sample: int = 0) -> DataLoader[Any]:
-    """Return the DataLoader of these settings over this data, without an epoch's end where that can be had."""
+def build_loader(
+    source: DataSource, settings: Settings, order_seed: int, first_sample: int = 0, *, is_plain: bool = False
+) -> DataLoader[Any]:
+    """Return the DataLoader of these settings over this data, without an epoch's end where that can be had.
+
+    Args:
+        source: The data, and the user's own loader if there is one.
+        settings: What is asked for.
+        order_seed: Of the sample order.
+        first_sample: Where in that order to begin.
+        is_plain: Leave the stamps out, so that what they cost can be measured.
+    """
     given = source.loader
     collate = default_collate if given is None else given.collate_fn
     kwargs = settings.dataloader_kwargs()
@@ -162,9 +172,10 @@ def build_loader(source: DataSource, settings: Settings, order_seed: int, first_
             if given is not None and is_own
             else EndlessOrder(source.sample_count or 1, order_seed, first_sample)
         )
+    is_batched = kwargs.get("batch_size", 0) is not None
     return DataLoader(
         source.dataset,
-        collate_fn=StampingCollate(collate, source.dataset, is_batched=kwargs.get("batch_size", 0) is not None),
+        collate_fn=collate if is_plain else StampingCollate(collate, source.dataset, is_batched=is_batched),
         worker_init_fn=WorkerInit(None if given is None else given.worker_init_fn),
         **kwargs,
     )

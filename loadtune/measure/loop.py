@@ -289,5 +289,3 @@ def run_side(leg: Leg, tell: Tell) -> None:
     tell(Phase(name="running", at_s=time.monotonic()))
     while True:
         run.advance()
-        if len(run.steps) > run.told_steps:
-            run.tell_steps(time.monotonic())

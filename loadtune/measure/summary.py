@@ -59,6 +59,7 @@ def summarise(leg: Leg, evidence: Evidence) -> Measurement:
         copy_s=median(step.copy_s for step in steps) if trains else None,
         launch_cpu_s=min(step.host_cpu_s for step in steps) if trains else None,
         stall_ratio=stall_ratio(steps, evidence.idle_reference_s) if trains else None,
+        longest_batch_s=max(_worker_walls_s(evidence, windows), default=None),
         worker=_worker_cost(leg, evidence, windows),
         main_cpu_s_per_sample=evidence.main_cpu_s / samples if samples else None,
         batch_bytes=evidence.batch_bytes,
@@ -121,10 +122,9 @@ def _epoch_boundary_s(leg: Leg, evidence: Evidence, windows: list[Window]) -> fl
 
 def _worker_cost(leg: Leg, evidence: Evidence, windows: list[Window]) -> WorkerCost | None:
     """Return what a sample costs where it is made; None without workers."""
-    began_s, per_batch = windows[0].started_s, evidence.windows[0].samples / evidence.windows[0].batches
-    stamps = [stamp for stamp, _ in evidence.taken if stamp is not None and stamp.finished_s >= began_s]
-    cpu_s = [stamp.cpu_s for stamp in stamps if stamp.worker is not None and stamp.cpu_s is not None]
-    wall_s = [stamp.wall_s for stamp in stamps if stamp.worker is not None and stamp.wall_s is not None]
+    per_batch = evidence.windows[0].samples / evidence.windows[0].batches
+    cpu_s = [stamp.cpu_s for stamp in _worker_stamps(evidence, windows) if stamp.cpu_s is not None]
+    wall_s = _worker_walls_s(evidence, windows)
     if not cpu_s or not per_batch:
         return None
     never_waits = leg.spec.consume == "nothing"
@@ -133,6 +133,16 @@ def _worker_cost(leg: Leg, evidence: Evidence, windows: list[Window]) -> WorkerC
         wall_s_per_sample=fmean(wall_s) / per_batch if never_waits and wall_s else None,
         sample_bytes=None if evidence.batch_bytes is None else round(evidence.batch_bytes / per_batch),
     )
+
+
+def _worker_stamps(evidence: Evidence, windows: list[Window]) -> list[Stamp]:
+    """Return what workers stamped since the first window began."""
+    stamps = [stamp for stamp, _ in evidence.taken if stamp is not None and stamp.worker is not None]
+    return [stamp for stamp in stamps if stamp.finished_s >= windows[0].started_s]
+
+
+def _worker_walls_s(evidence: Evidence, windows: list[Window]) -> list[float]:
+    return [stamp.wall_s for stamp in _worker_stamps(evidence, windows) if stamp.wall_s is not None]
 
 
 def _bad_samples(evidence: Evidence) -> tuple[BadSample, ...]:

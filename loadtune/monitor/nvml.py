@@ -259,6 +259,13 @@ class GpuReader:
             throttle_reasons=None if mask is None else name_throttle_reasons(int(mask)),
         )
 
+    def gpm_reason(self) -> str | None:
+        """Return why there are no GPU performance metrics (Hopper and newer have them); None: there are."""
+        support = ask(self._api, "nvmlGpmQueryDeviceSupport", self._handle)
+        if support.is_refused:
+            return support.words
+        return None if support.value.isSupportedDevice else "the driver says that this GPU has none"
+
     def _probe(self) -> None:
         """Ask everything once, so that what is missing is known before the trial."""
         ring = self._ask_ring()

@@ -80,6 +80,7 @@ class Sampler:
         self._kills_before = self._machine.read_oom_kills()
         self._cpu_s = 0.0
         self._ending = threading.Event()
+        self._is_resting = False
         self._thread: threading.Thread | None = None
         self._trace: ResourceTrace | None = None
 
@@ -98,6 +99,10 @@ class Sampler:
         self._started_s = self._clock()
         self._thread = threading.Thread(target=self._run, name="loadtune-sampler", daemon=True)
         self._thread.start()
+
+    def rest(self, is_resting: bool) -> None:
+        """Leave readings out until told to go on: what they cost can be measured so."""
+        self._is_resting = is_resting
 
     def use_gpu(self, uuid: str) -> None:
         """Watch this GPU from the next reading on.
@@ -156,7 +161,8 @@ class Sampler:
     def _run(self) -> None:
         due_s = self._clock()
         while not self._ending.is_set():
-            self.tick()
+            if not self._is_resting:
+                self.tick()
             self._cpu_s = time.thread_time()
             # Readings keep to the clock; one that came too late is left out, not made up for.
             due_s = max(due_s + self._interval_s, self._clock())
@@ -221,7 +227,7 @@ class Sampler:
         means["utilisation_mean_ratio"], means["jitter_ratio"] = tracing.summarise_utilisation(
             gpu, start_s - self._started_s, end_s - self._started_s
         )
-        kills = self._count_oom_kills()
+        kills, watched_s = self._count_oom_kills(), self._clock() - self._started_s
         figures = {**means, "peak_memory_bytes": self._peak_bytes, "pss_bytes": self._pss_bytes, "oom_kills": kills}
         marked = None if self._measuring is None else (start_s - self._started_s, end_s - self._started_s)
         return ResourceTrace(
@@ -239,6 +245,7 @@ class Sampler:
             miss_ratio=means["miss_ratio"],
             utilisation_mean_ratio=means["utilisation_mean_ratio"],
             jitter_ratio=means["jitter_ratio"],
+            sampler_cores=self._cpu_s / watched_s if watched_s > 0 and self._cpu_s > 0 else None,
             oom_kills=kills,
             unavailable=self._explain(figures, missing),
         )

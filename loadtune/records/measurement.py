@@ -81,6 +81,10 @@ class Measurement(Record, frozen=True, kw_only=True):
     stall_ratio: Annotated[
         float | None, Meta(description="Share of time the device waited for data: 4.2 in the method notes.")
     ] = None
+    longest_batch_s: Annotated[
+        float | None,
+        Meta(description="Longest time between two batches of one worker; waiting for a full queue is part of it."),
+    ] = None
     worker: WorkerCost | None = None
     main_cpu_s_per_sample: Annotated[
         float | None, Meta(description="CPU seconds of the main process a sample, preparing apart where workers do it.")
@@ -216,6 +220,10 @@ class Duel(Record, frozen=True, kw_only=True):
     pairs: tuple[SlicePair, ...] = ()
     slice_s: Annotated[float, Meta(description="Active seconds of one slice.")]
     head_s: Annotated[float, Meta(description="Seconds dropped at the start of each slice.")]
+    burst_steps: Annotated[
+        tuple[int, int],
+        Meta(description="Steps of baseline and contender that end together: samples count evenly over so many."),
+    ] = (1, 1)
     seconds_spent: float = 0.0
     notes: Annotated[tuple[str, ...], Meta(description="What was dropped or done differently, and why.")] = ()
     failure: Failure | None = None

@@ -49,6 +49,9 @@ class SideTask(Record, frozen=True, kw_only=True, tag="side"):
 
     spec: TrialSpec
     sources: Sources
+    is_plain: Annotated[
+        bool, Meta(description="As a training script would: no stamps in the batches, no marks around the steps.")
+    ] = False
 
 
 Task = InspectTask | CacheTask | TrialTask | SideTask

@@ -83,6 +83,9 @@ class ResourceTrace(Record, frozen=True, kw_only=True):
     jitter_ratio: Annotated[
         float | None, Meta(description="Standard deviation of GPU utilisation over its samples while measuring.")
     ] = None
+    sampler_cores: Annotated[
+        float | None, Meta(description="CPU cores that the watching itself took; None: it had not begun.")
+    ] = None
     oom_kills: Annotated[int | None, Meta(description="Kernel out-of-memory kills counted during the trial.")] = None
     unavailable: tuple[Unavailable, ...] = ()
 

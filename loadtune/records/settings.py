@@ -13,7 +13,9 @@ Feed = Literal["loader", "cached", "resident"]
 Consume = Literal["device", "nothing"]
 DeviceKind = Literal["cuda", "cpu", "replay"]
 Precision = Literal["fp32", "bf16", "fp16"]
-CacheState = Literal["warm", "streaming", "cold"]
+CacheState = Literal["warm", "partly warm", "streaming", "cold"]
+"""warm: all the data lie in the page cache; partly warm: the first samples of the order do, where every trial begins;
+streaming: every trial takes a fresh stretch; cold: the files are dropped before each trial."""
 Augment = Literal["deeplab", "none"]
 Optimizer = Literal["sgd", "adam", "adamw"]
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101"]

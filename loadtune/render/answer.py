@@ -4,7 +4,16 @@ from collections import Counter
 from typing import NamedTuple
 
 from loadtune.records.measurement import TrialResult, TrialState
-from loadtune.records.report import Alternative, Cost, LearningRate, Recommendation, Report, Verdict
+from loadtune.records.report import (
+    Alternative,
+    Cost,
+    DatasetSummary,
+    LearningRate,
+    Recommendation,
+    Report,
+    Request,
+    Verdict,
+)
 from loadtune.records.settings import Settings
 from loadtune.render.words import (
     NOT_MEASURED,
@@ -47,16 +56,20 @@ class Notice(NamedTuple):
 
 def compose_device(report: Report) -> Row:
     """Say on what the training ran, before anything else: replay and a CPU are not the reader's GPU."""
-    device = report.request.device
-    lines = [CPU_HEADLINE if device.kind == "cpu" else format_device(device)]
-    if device.kind == "replay":
-        lines.append("Nothing was trained: the loader was real, the device's step times came from this profile.")
-    if device.kind == "cpu":
-        lines.append(_compose_loader_rates(report))
-    if report.request.ranks_per_node > 1:
-        ranks = report.request.ranks_per_node
-        lines.append(f"One rank was measured alone, with 1/{ranks} of this machine's cores and memory.")
-    return Row("device", tuple(lines))
+    if report.request.device.kind == "cpu":
+        return Row("device", (CPU_HEADLINE, _compose_loader_rates(report), *compose_device_notes(report.request)))
+    return Row("device", (format_device(report.request.device), *compose_device_notes(report.request)))
+
+
+def compose_device_notes(request: Request) -> tuple[str, ...]:
+    """Say what of a usual training was missing: the device, or the other ranks."""
+    notes = []
+    if request.device.kind == "replay":
+        notes.append("Nothing was trained: the loader was real, the device's step times came from this profile.")
+    if request.ranks_per_node > 1:
+        ranks = request.ranks_per_node
+        notes.append(f"One rank was measured alone, with 1/{ranks} of this machine's cores and memory.")
+    return tuple(notes)
 
 
 def _compose_loader_rates(report: Report) -> str:
@@ -67,9 +80,8 @@ def _compose_loader_rates(report: Report) -> str:
     return f"The loader's own rate, which holds for any device, by num_workers: {listed} samples/s."
 
 
-def compose_dataset(report: Report) -> Row:
+def compose_dataset(dataset: DatasetSummary) -> Row:
     """Say what was recognised, how much of it there is, and what was left out and why."""
-    dataset = report.dataset
     count = "number of samples unknown"
     if dataset.sample_count is not None:
         count = f"{format_count(dataset.sample_count)} samples"
@@ -295,7 +307,7 @@ def _compose_alternative(alternative: Alternative) -> str:
 
 def compose_warnings(report: Report) -> tuple[Notice, ...]:
     """Return every warning of the probe, the machine, the data and the findings, each with its hint."""
-    notices = [_split_notice(text) for text in (*report.warnings, *report.environment.warnings)]
+    notices = [split_notice(text) for text in (*report.warnings, *report.environment.warnings)]
     dataset = report.dataset
     if dataset.bad_sample_count:
         listed = "; ".join(one_line(sample) for sample in dataset.bad_samples)
@@ -307,11 +319,11 @@ def compose_warnings(report: Report) -> tuple[Notice, ...]:
             notices.append(Notice(what, one_line(finding.action or "")))
     if report.recommendation is not None:
         texts = report.recommendation.learning_rate.warnings
-        notices += [_split_notice(text) for text in texts]
+        notices += [split_notice(text) for text in texts]
     return tuple(notices)
 
 
-def _split_notice(text: str) -> Notice:
+def split_notice(text: str) -> Notice:
     """Take the first line as what happened and the rest as the hint."""
     what, _, hint = visible(text).strip().partition("\n")
     return Notice(one_line(what), one_line(hint).removeprefix("hint: "))

@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from loadtune.records.report import Report, Verdict
+from loadtune.records.verification import Verification
 from loadtune.render.words import one_line
 
 LONGER_BUDGET_FACTOR = 2
@@ -33,11 +34,16 @@ def compose_next(report: Report, saved_as: str) -> NextStep:
         return NextStep("a longer run tells smaller differences", compose_longer_command(report))
     if report.request.device.kind == "cpu":
         return NextStep("for a GPU that takes SECONDS a step", _compose_again(report, "step_time_s", "SECONDS"))
+    return compose_show(saved_as)
+
+
+def compose_show(saved_as: str) -> NextStep:
+    """Return the command that shows a saved file again."""
     return NextStep("show this again", f"loadtune report {shlex.quote(one_line(saved_as))}")
 
 
-def compose_command(report: Report) -> str:
-    """Return the command line that made the report, quoted for a shell."""
+def compose_command(report: Report | Verification) -> str:
+    """Return the command line that made the report or verification, quoted for a shell."""
     return _join(report.request.command)
 
 

@@ -1,11 +1,7 @@
-"""What does a report look like as a page? One file, without network, complete without JavaScript."""
+"""What does a report look like as a page? The answer, charts, tables and machine, arranged for its template."""
 
-import base64
-import hashlib
-from importlib import resources
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from loadtune.records.report import Finding, Report
@@ -25,7 +21,7 @@ from loadtune.render.answer import (
 from loadtune.render.charts import compute_duel_chart, compute_throughput_chart
 from loadtune.render.commands import compose_command
 from loadtune.render.drawing import NARROW, WIDE, draw_duel, draw_throughput
-from loadtune.render.saved import encode_report
+from loadtune.render.page import render_page
 from loadtune.render.tables import (
     EvidenceRow,
     compute_environment,
@@ -34,7 +30,7 @@ from loadtune.render.tables import (
     compute_step_rows,
     compute_trial_table,
 )
-from loadtune.render.words import format_device, format_settings, one_line, visible
+from loadtune.render.words import format_device, format_settings, one_line
 
 
 class AnswerRow(NamedTuple):
@@ -61,48 +57,7 @@ class FindingView(NamedTuple):
 
 def render_html(report: Report) -> str:
     """Return the whole page; the same report gives the same text, which can always be written as UTF-8."""
-    folder = resources.files("loadtune.render")
-    style, script, first = (
-        folder.joinpath(name).read_text("utf-8") for name in ("report.css", "report.js", "theme.js")
-    )
-    environment = Environment(
-        autoescape=True,
-        finalize=_make_visible,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.from_string(folder.joinpath("report.html.jinja").read_text("utf-8"))
-    return template.render(
-        style=Markup(style),  # noqa: S704  # our own files, which hold no foreign text
-        script=Markup(script),  # noqa: S704
-        first_script=Markup(first),  # noqa: S704
-        script_hashes=[_hash_script(first), _hash_script(script)],
-        data=_embed_json(report),
-        **_compute_context(report),
-    )
-
-
-def _make_visible(value: Any) -> Any:
-    """Take control characters and lone surrogates out of every text that enters the page; Markup is our own.
-
-    A number stays on one line with its per cent sign.
-    """
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return visible(value).replace(" %", "\N{NO-BREAK SPACE}%")
-    return value
-
-
-def _hash_script(script: str) -> str:
-    """Return the source that lets exactly this script run under the page's content security policy."""
-    digest = hashlib.sha256(script.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-
-def _embed_json(report: Report) -> Markup:
-    """Return the report's JSON for a script element: without `<` nothing in it can end the element."""
-    text = encode_report(report).decode("utf-8").strip()
-    return Markup(text.replace("<", "\\u003c"))  # noqa: S704
+    return render_page("report", report, _compute_context(report))
 
 
 def _compute_context(report: Report) -> dict[str, Any]:
@@ -115,7 +70,7 @@ def _compute_context(report: Report) -> dict[str, Any]:
         "is_cpu": report.request.device.kind == "cpu",
         "device_name": format_device(report.request.device),
         "device": compose_device(report),
-        "dataset": compose_dataset(report),
+        "dataset": compose_dataset(report.dataset),
         "headline": compose_headline(report),
         "verdict": report.status if recommendation is None else recommendation.verdict.value,
         "lead": _compute_lead(report),

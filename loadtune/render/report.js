@@ -51,7 +51,7 @@ function enableSave(button) {
     const text = document.getElementById("report-data").textContent;
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-    link.download = "report.json";
+    link.download = button.dataset.saves;
     link.click();
     URL.revokeObjectURL(link.href);
   });

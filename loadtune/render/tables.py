@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from loadtune.records.measurement import Measurement, TrialResult, TrialState
-from loadtune.records.report import Finding, Report
+from loadtune.records.report import Finding, Report, Request
 from loadtune.records.resources import Environment
 from loadtune.render.answer import baseline_settings, choice_word
 from loadtune.render.words import (
@@ -280,17 +280,25 @@ def _explain(reading: str, missing: dict[str, str]) -> str:
 
 def compute_request(report: Report) -> tuple[tuple[str, str], ...]:
     """Return what was asked for as label and text."""
-    request, workload = report.request, report.request.workload
+    request = report.request
     listed = {
         "num_workers": "chosen from machine and data" if request.num_workers is None else str(request.num_workers),
         "batch_size": "chosen from machine and data" if request.batch_sizes is None else str(request.batch_sizes),
     }
-    model = workload.model_target or f"DeepLabv3+ on {workload.backbone}, output stride {workload.output_stride}"
     rows = [
         ("data set", request.dataset),
         ("baseline", f"{format_settings(request.baseline)} ({request.baseline_origin})"),
         *((f"{name} tried", text.strip("(),")) for name, text in listed.items()),
         ("budget", format_seconds(request.budget_s)),
+    ]
+    return (*((label, one_line(text)) for label, text in rows), *compute_workload(request))
+
+
+def compute_workload(request: Request) -> tuple[tuple[str, str], ...]:
+    """Return what was trained, as label and text."""
+    workload = request.workload
+    model = workload.model_target or f"DeepLabv3+ on {workload.backbone}, output stride {workload.output_stride}"
+    rows = [
         ("model", model),
         ("crop", f"{workload.crop_px} px, augment {workload.augment}"),
         ("precision", workload.precision),

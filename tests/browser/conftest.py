@@ -1,8 +1,9 @@
-"""A Chromium that Playwright drives, or a skip with its reason."""
+"""A Chromium that Playwright drives, or a skip with its reason; and pages opened in it."""
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,3 +38,33 @@ def browser() -> Iterator[Any]:
         launched = driver.chromium.launch(executable_path=executable, args=list(ARGUMENTS))
         yield launched
         launched.close()
+
+
+class Complaints(list[str]):
+    """What a page logged, threw, or asked of the network."""
+
+
+@pytest.fixture
+def open_page(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Open a page in a fresh profile; its complaints are read from `page.complaints`."""
+    contexts = []
+
+    def open_one(source: str, width_px: int = 1280, **options: Any) -> Any:
+        path = tmp_path / f"{len(contexts)}.html"
+        path.write_text(source, encoding="utf-8")
+        context = browser.new_context(viewport={"width": width_px, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.complaints = Complaints()
+        page.on("console", lambda message: page.complaints.append(message.text))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: None if request.url == path.as_uri() else page.complaints.append(request.url),
+        )
+        page.goto(path.as_uri())
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()

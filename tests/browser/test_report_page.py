@@ -1,6 +1,6 @@
 """The page in a real browser: it acts as it should, and what it shows stays text."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +14,6 @@ pytestmark = pytest.mark.browser
 Open = Callable[..., Any]
 
 WIDTHS_PX = (360, 800, 1280)
-
-
-class Complaints(list[str]):
-    """What a page logged, threw, or asked of the network."""
-
-
-@pytest.fixture
-def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
-    """Open a report's page in a fresh profile; its complaints are read from `page.complaints`."""
-    contexts = []
-
-    def open_one(source: str, width_px: int = 1280, **options: Any) -> Any:
-        path = tmp_path / f"{len(contexts)}.html"
-        path.write_text(source, encoding="utf-8")
-        context = browser.new_context(viewport={"width": width_px, "height": 900}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.complaints = Complaints()
-        page.on("console", lambda message: page.complaints.append(message.text))
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on(
-            "request",
-            lambda request: None if request.url == path.as_uri() else page.complaints.append(request.url),
-        )
-        page.goto(path.as_uri())
-        return page
-
-    yield open_one
-    for context in contexts:
-        context.close()
 
 
 def first_column(page: Any) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loadtune.engine import leftovers
-from loadtune.engine.leftovers import end_group, sweep_shared_memory, wait_for_end
+from loadtune.engine.leftovers import end_group, find_leftovers, sweep_shared_memory, wait_for_end
 
 
 @pytest.fixture
@@ -118,6 +118,20 @@ def test_only_our_dead_makers_younger_files_are_swept(tmp_path, monkeypatch):
     (tmp_path / f"torch_{dead}_7_0").write_bytes(b"x")
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     assert sweep_shared_memory(now - 30, tmp_path) == 0
+
+
+def test_leftovers_are_told_in_words(tmp_path):
+    """A living process of a group that should be gone, and shared memory whose maker is dead."""
+    dead = 2**22 + 1
+    (tmp_path / f"torch_{dead}_7_0").write_bytes(b"x")
+    (tmp_path / f"torch_{os.getpid()}_7_0").write_bytes(b"x")
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        told = find_leftovers([process.pid, dead], time.time() - 30, tmp_path)
+    finally:
+        process.communicate(b"\n", timeout=10)
+    assert told == [f"process {process.pid}", f"shared memory torch_{dead}_7_0"]
+    assert find_leftovers([process.pid], time.time() + 30, tmp_path) == []
 
 
 def test_a_folder_that_is_not_there_is_swept_of_nothing(tmp_path):

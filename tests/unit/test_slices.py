@@ -171,3 +171,31 @@ def test_neighbouring_slices_without_a_pause_add_up():
     turns = [Slice(left, right) for left, right in pairwise([0.0, 1.0, 2.5, 5.7])]
     shares = share_out(ends, [2] * 20, turns, 0.0)
     assert sum(share.samples for share in shares) == pytest.approx(2 * 19)
+
+
+def run_bursts(turns, burst_s, steps):
+    """Ends of the steps of workers in step: `steps` of them together, once every `burst_s` of running time."""
+    return [end + 1e-4 * place for end in run_host(turns, burst_s) for place in range(steps)]
+
+
+@pytest.mark.parametrize("phase_s", [0.0, 0.13, 0.25, 0.41])
+def test_bursts_count_evenly_at_any_phase(phase_s):
+    """Slices of four bursts, each begun at the same phase: step by step they would count 3 or 4 bursts of 3.4."""
+    turns = make_turns([1.0 + phase_s, *[2.0] * 5], [1.0] * 6)
+    ends = run_bursts(turns, 0.5, 4)
+    even = [share.samples / share.active_s for share in share_out(ends, [16] * len(ends), turns, 0.3, 4)[1:5]]
+    assert even == pytest.approx([4 * 16 / 0.5] * 4, rel=0.01)
+    stepwise = [share.samples / share.active_s for share in share_out(ends, [16] * len(ends), turns, 0.3)[1:5]]
+    assert max(abs(rate / 128 - 1) for rate in stepwise) > 0.08
+
+
+@given(st.lists(SECONDS, min_size=2, max_size=6), st.integers(1, 8), st.floats(0.02, 0.5))
+def test_bursts_lose_no_sample_between_the_first_and_the_last_whole_one(lengths, steps, burst_s):
+    """Without heads the shares add up to the samples of the whole bursts."""
+    turns = make_turns(lengths, [0.7] * len(lengths))
+    ends = run_bursts(turns, burst_s, steps)
+    if len(ends) <= steps:
+        return
+    shares = share_out(ends, [3] * len(ends), turns, 0.0, steps)
+    whole = (len(ends) - 1) // steps * steps
+    assert sum(share.samples for share in shares if share is not None) == pytest.approx(3 * whole, rel=1e-6)

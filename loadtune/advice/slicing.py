@@ -1,0 +1,87 @@
+"""How long is a slice of a duel, and what of it is dropped? As the workload's own bursts and longest batch ask.
+
+Pure. A stopped loader does not stand quite still: the waits it is in run out meanwhile, so each worker comes back with
+up to one sample for nothing. That sample is delivered with the batch it belongs to; once every worker has delivered
+one batch, the pace is the free-running one again. So the dropped head is as long as the longest batch, and the slice
+long enough for the head to be a small part of it and for a few whole bursts to be left.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from loadtune.advice.budget import HEAD_MIN_S, HEAD_SHARE_MAX, SIDE_WARM_UP_S, SLICE_MAX_S, DuelPlan, plan_duel
+from loadtune.advice.rules import STALL_RATIO
+from loadtune.records.measurement import TrialResult
+from loadtune.records.settings import DeviceKind
+from loadtune.stats import BURSTS_MIN
+
+RUN_AHEAD_STEPS = 2
+"""Steps that a stopped process has queued on its GPU at most: a launch queue holds about a thousand kernels."""
+SIDE_END_S = 0.3
+"""Time to end a side's processes and to let the step run out that its last slice cut."""
+START_MARGIN = 1.15
+"""Seconds planned for a start by those that the trials took: one that runs late would cost the last pair."""
+BURST_MARGIN = 1.15
+"""Bursts planned by those needed: the slowest slice of a duel is a tenth slower than the trial."""
+SLICE_STEPS_MIN = 4
+"""Steps in a slice at least; with fewer, the part of a step that a slice cuts decides its count."""
+SLICE_LIMIT_S = 6.0
+"""Longest slice for the sake of long bursts; longer ones leave too few pairs in any budget."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How one setting delivers, in seconds, as its trial showed it."""
+
+    head_s: float
+    """Until a resumed side runs as freely as one that was never stopped."""
+    active_s: float
+    """The shortest time that counts finely: four steps, or a few bursts where workers deliver in bursts."""
+    burst_steps: int
+    """Steps that end together."""
+
+
+def find_pace(trial: TrialResult, device: DeviceKind) -> Pace:
+    """Return how a setting delivers.
+
+    Args:
+        trial: A complete end-to-end trial of the setting.
+        device: What it trained on. A GPU works on while its process is stopped.
+    """
+    batch_s = trial.settings.batch_size / (trial.rate_per_s or 1.0)
+    measured = trial.measurement
+    waits_for_data = measured is not None and (measured.stall_ratio or 0.0) > STALL_RATIO
+    workers = trial.settings.num_workers
+    head_s = HEAD_MIN_S
+    if device == "cuda" and measured is not None:
+        head_s = max(head_s, RUN_AHEAD_STEPS * (measured.step_s or 0.0))
+    if waits_for_data and workers and measured is not None:
+        head_s = max(head_s, measured.longest_batch_s or 0.0)
+    burst_steps = workers if waits_for_data and workers > 1 else 1
+    active_s = BURST_MARGIN * BURSTS_MIN * burst_steps * batch_s if burst_steps > 1 else SLICE_STEPS_MIN * batch_s
+    return Pace(head_s=head_s, active_s=active_s, burst_steps=burst_steps)
+
+
+def fit_duel(left_s: float, baseline: TrialResult, contender: TrialResult, device: DeviceKind) -> DuelPlan | None:
+    """Fit a duel of two measured settings into the seconds that are left; None where it does not fit."""
+    paces = [find_pace(trial, device) for trial in (baseline, contender)]
+    head_s = max(pace.head_s for pace in paces)
+    coarse_s = min(SLICE_LIMIT_S, max(head_s / HEAD_SHARE_MAX, head_s + max(pace.active_s for pace in paces)))
+    plan = plan_duel(left_s, start_s((baseline, contender)), max(SLICE_MAX_S, coarse_s), coarse_s)
+    if plan is None:
+        return None
+    bursts = (paces[0].burst_steps, paces[1].burst_steps)
+    return replace(plan, head_s=head_s, burst_steps=bursts)
+
+
+def start_s(trials: Sequence[TrialResult]) -> float:
+    """Return what starting these settings as sides of a duel takes, their end included."""
+    return START_MARGIN * sum(_start_s(trial) for trial in trials)
+
+
+def _start_s(trial: TrialResult) -> float:
+    if trial.measurement is None:
+        return 0.0
+    startup = trial.measurement.startup
+    warm_up_s = min(startup.device_warm_up_s, SIDE_WARM_UP_S) + min(startup.loader_warm_up_s, SIDE_WARM_UP_S)
+    return startup.process_s + startup.build_s + startup.first_batch_s + warm_up_s + SIDE_END_S

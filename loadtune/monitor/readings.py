@@ -1,0 +1,108 @@
+"""Which readings can be had on this machine, and what does it cost where one cannot?"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from loadtune.monitor.cgroup import find_groups
+from loadtune.monitor.nvml import Nvml
+from loadtune.records.resources import HostLimits, ResourceTrace
+from loadtune.records.settings import DeviceKind
+from loadtune.records.verification import Reading
+
+COSTS = {
+    "GPU utilisation (NVML)": "jitter cannot be shown; how long the device waited comes from its own timeline",
+    "GPU clocks, power and throttling (NVML)": "a GPU that slows down for heat or power is not noticed",
+    "GPU performance metrics (GPM)": "whether the GPU's units are busy within a kernel cannot be confirmed",
+    "cgroup limits": "a container's CPU quota or memory limit is not seen before it strikes",
+    "PSS": "memory is the resident size, which counts shared pages once a process",
+    "pressure (PSI)": "waiting for CPU, memory or disk shows only in its effects",
+    "foreign load and steal": "a busy neighbour is not told from a slow setting",
+    "storage reads": "a cold page cache is not told from slow decoding",
+    "kernel's kill counter": "a process killed for memory is not told from one killed by somebody",
+    "/dev/shm": "a full /dev/shm is only seen when a worker fails",
+}
+"""What the diagnosis loses without each reading."""
+
+
+def find_readings(
+    device: DeviceKind,
+    limits: HostLimits,
+    nvml: Nvml,
+    uuid: str | None,
+    trace: ResourceTrace | None,
+    *,
+    root: Path = Path("/"),
+) -> tuple[Reading, ...]:
+    """Return every kind of reading: whether it is there, why not, and what that costs.
+
+    Args:
+        device: Trained on; only a CUDA device is asked of NVML.
+        limits: Of this machine.
+        nvml: An open session, or one that says why there is none.
+        uuid: Of the GPU trained on; None: none was.
+        trace: What the sampler saw of a trial on this device; None: no trial was watched to its end.
+        root: Where /proc and /sys hang; another folder in tests.
+    """
+    missing = {} if trace is None else {item.reading: item.reason for item in trace.unavailable}
+    unwatched = "no trial was watched to its end"
+
+    def of_trace(name: str) -> str | None:
+        if trace is None:
+            return unwatched
+        return None if getattr(trace, name) is not None else missing.get(name, "not read")
+
+    gpu = "the device is no GPU" if device != "cuda" else nvml.reason
+    groups = find_groups(root)
+    found: dict[str, str | None] = {
+        "GPU utilisation (NVML)": gpu or of_trace("utilisation_mean_ratio"),
+        "GPU clocks, power and throttling (NVML)": gpu or _gpu_states_reason(trace, missing, unwatched),
+        "GPU performance metrics (GPM)": gpu or _gpm_reason(nvml, uuid),
+        "cgroup limits": None if groups.memory or groups.cpu else "/proc/self/cgroup leads to no controller's files",
+        "PSS": of_trace("pss_bytes"),
+        "pressure (PSI)": _pressure_reason(root),
+        "foreign load and steal": of_trace("mean_foreign_cores") or of_trace("mean_steal_cores"),
+        "storage reads": _storage_reason(root),
+        "kernel's kill counter": of_trace("oom_kills"),
+        "/dev/shm": None if limits.shm_total_bytes is not None else "it is not a mount of its own",
+    }
+    unused = {"pressure (PSI)", "GPU performance metrics (GPM)"}
+    needed: Callable[[str], bool] = lambda name: name not in unused and (device == "cuda" or "GPU" not in name)  # noqa: E731
+    return tuple(
+        Reading(
+            name=name,
+            is_available=reason is None,
+            reason=reason,
+            cost=None if reason is None else COSTS[name],
+            is_needed=needed(name),
+        )
+        for name, reason in found.items()
+    )
+
+
+def _gpu_states_reason(trace: ResourceTrace | None, missing: dict[str, str], unwatched: str) -> str | None:
+    if trace is None:
+        return unwatched
+    return None if trace.gpu_states else missing.get("gpu", "the driver gave none while a trial ran")
+
+
+def _gpm_reason(nvml: Nvml, uuid: str | None) -> str | None:
+    reader = None if uuid is None else nvml.device(uuid)
+    return reader.gpm_reason() if reader is not None else nvml.refusal or "no trial named its GPU"
+
+
+def _pressure_reason(root: Path) -> str | None:
+    """Return why pressure stall information cannot be read; the file may be there and refuse to be."""
+    path = root / "proc/pressure/cpu"
+    try:
+        return None if path.read_text("ascii").startswith("some") else f"{path} is of another form"
+    except (OSError, UnicodeDecodeError) as error:
+        return f"{path}: {error.strerror if isinstance(error, OSError) else error}"
+
+
+def _storage_reason(root: Path) -> str | None:
+    path = root / "proc" / ("self" if root != Path("/") else str(os.getpid())) / "io"
+    try:
+        return None if "read_bytes" in path.read_text("ascii") else f"{path} does not count bytes from storage"
+    except (OSError, UnicodeDecodeError) as error:
+        return f"{path}: {error.strerror if isinstance(error, OSError) else error}"

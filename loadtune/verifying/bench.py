@@ -1,0 +1,140 @@
+"""What do the checks share? The prepared probe, a trial of the setting under test, and a stopwatch for each check."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import msgspec
+
+from loadtune.advice.search import Leg
+from loadtune.engine.launcher import Launcher
+from loadtune.monitor.host import MachineReader
+from loadtune.monitor.nvml import Nvml
+from loadtune.preparing import Probe
+from loadtune.records.measurement import Duel, TrialResult
+from loadtune.records.settings import Settings, TrialSpec
+from loadtune.records.verification import Check, Figure, Outcome
+from loadtune.stats import SAME_RATIO, RatioInterval
+
+STEAL_MAX_RATIO = 0.02
+"""Share of CPU time that the hypervisor may take; with more, a core is not the core it seems."""
+MEASURE_S = 3.0
+"""Seconds in windows of one trial of a check."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Bench:
+    """Everything a check works with."""
+
+    run: Probe
+    launcher: Launcher
+    nvml: Nvml
+    trial: TrialResult
+    """Of the setting under test, as it runs for the user."""
+    is_quick: bool
+    steal_ratios: list[float] = field(default_factory=list)
+    foreign_cores: list[float] = field(default_factory=list)
+
+    @property
+    def settings(self) -> Settings:
+        """The setting under test."""
+        return self.run.plan.baseline
+
+    def spec(self, measure_s: float = MEASURE_S) -> TrialSpec:
+        """Return a trial of the setting under test."""
+        return make_spec(self.run, Leg(settings=self.settings, role="baseline", measure_s=measure_s))
+
+    def run_trial(self, spec: TrialSpec) -> TrialResult:
+        """Run one trial to its result."""
+        leg = Leg(settings=spec.settings, role="baseline", feed=spec.feed)
+        self.run.trials.append(
+            self.run.runner.run(spec, leg, len(self.run.trials) + 1, time.monotonic() + deadline_after_s(spec))
+        )
+        return self.run.trials[-1]
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether others took more of the processors, in the last check that looked, than measuring forgives."""
+        return bool(self.foreign_cores) and self.foreign_cores[-1] > self.run.arena.foreign_limit_cores
+
+
+def make_spec(run: Probe, leg: Leg) -> TrialSpec:
+    """Return the trial of a leg, on fresh samples where the cache must not be warm for it."""
+    return run.plan.spec(leg, run.cache, run.first_sample(), run.options.seed)
+
+
+def deadline_after_s(spec: TrialSpec) -> float:
+    """Return how long a trial may take, data and model included."""
+    return spec.measure.cap_s + 30.0
+
+
+@dataclass(slots=True)
+class Watch:
+    """What a check took, and what was taken from it."""
+
+    seconds: float = 0.0
+    steal_ratio: float | None = None
+
+
+@contextmanager
+def watch(bench: Bench) -> Iterator[Watch]:
+    """Time a check, and see what the hypervisor takes meanwhile; filled in when the block ends."""
+    machine, found = MachineReader(), Watch()
+    began_s, before = time.monotonic(), machine.read()
+    try:
+        yield found
+    finally:
+        found.seconds, after = time.monotonic() - began_s, machine.read()
+        machine.close()
+        if before.steal_s is not None and after.steal_s is not None and found.seconds > 0:
+            cores = bench.run.plan.limits.affinity_cores
+            found.steal_ratio = max(0.0, after.steal_s - before.steal_s) / found.seconds / cores
+            bench.steal_ratios.append(found.steal_ratio)
+
+
+def timed(check: Check, found: Watch) -> Check:
+    """Return a check with what its watch saw."""
+    return msgspec.structs.replace(check, seconds_spent=found.seconds, steal_ratio=found.steal_ratio)
+
+
+def mean_foreign_cores(duel: Duel) -> float | None:
+    """Return the cores that others used during the slices of a duel."""
+    known = [pair.foreign_cores for pair in duel.pairs if pair.foreign_cores is not None]
+    return sum(known) / len(known) if known else None
+
+
+def judge_equal(interval: RatioInterval, *, is_disturbed: bool) -> tuple[Outcome, str | None]:
+    """Say whether two rates are equal: the whole interval within 3 % of 1, wholly outside, or neither.
+
+    An interval that is narrow beside a busy neighbour is as good as any: both sides met it by turns. A difference seen
+    there is not held against the tool.
+    """
+    if interval.low is None or interval.high is None or not interval.trusted:
+        return Outcome.UNKNOWN, interval.reason or "there is no interval"
+    low, high = 1.0 - SAME_RATIO, 1.0 + SAME_RATIO
+    if low <= interval.low and interval.high <= high:
+        return Outcome.HOLDS, None
+    if interval.high < low or interval.low > high:
+        if is_disturbed:
+            return Outcome.UNKNOWN, "others used the processors meanwhile, so the difference may be theirs"
+        return Outcome.FAILS, f"the whole interval lies more than {100 * SAME_RATIO:g} % from 1"
+    half = 100 * (math.sqrt(interval.high / interval.low) - 1)
+    others = ", while others used the processors" if is_disturbed else ""
+    return Outcome.UNKNOWN, f"the noise is too large: this run could have told {half:.1f} %{others}"
+
+
+def describe_ratio(interval: RatioInterval) -> str:
+    """Return an interval in figures."""
+    if interval.estimate is None or interval.low is None or interval.high is None:
+        return "not measured"
+    return f"{interval.estimate:.3f}x [{interval.low:.3f} {interval.high:.3f}], {interval.pairs} pairs"
+
+
+def figure(quantity: str, interval: RatioInterval) -> Figure:
+    """Return an interval as a row."""
+    reason = None if interval.estimate is not None else interval.reason or "not measured"
+    return Figure(
+        quantity=quantity, value=interval.estimate, unit="x", low=interval.low, high=interval.high, reason=reason
+    )

@@ -1,0 +1,72 @@
+"""What goes wrong on purpose? Data sets and steps that fail as real ones do.
+
+`loadtune verify` sees with them that each failure is named and leaves nothing behind. They are named by targets and run
+in trial processes only.
+"""
+
+import os
+import signal
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+GOOD_SAMPLES = 24
+"""Samples that are fine at first, so that the mishap strikes a loop under way."""
+LENGTH = 1 << 20
+GROWTH_BYTES = 16 << 20
+"""Memory that each sample of `Growing` keeps: the limit is passed within a second, and not in one leap."""
+
+
+class DyingWorker(Dataset[Tensor]):
+    """Kills the process that prepares it, as the kernel does when memory runs out; in a worker only."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    def __len__(self) -> int:
+        return LENGTH
+
+    def __getitem__(self, number: int) -> Tensor:
+        """Return zeros, until it is time to die."""
+        self._taken += 1
+        if self._taken > GOOD_SAMPLES and get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(4)
+
+
+class Growing(Dataset[Tensor]):
+    """Keeps memory with every sample, without an end."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return LENGTH
+
+    def __getitem__(self, number: int) -> Tensor:
+        """Keep some more, and return zeros."""
+        self._kept.append(torch.ones(GROWTH_BYTES // 4))
+        return torch.zeros(4)
+
+
+class Plain(Dataset[Tensor]):
+    """Zeros."""
+
+    def __len__(self) -> int:
+        return LENGTH
+
+    def __getitem__(self, number: int) -> Tensor:
+        """Return zeros."""
+        return torch.zeros(4)
+
+
+def do_nothing(batch: Any) -> None:
+    """Train on nothing."""
+    del batch
+
+
+def exhaust_device(batch: Tensor) -> None:
+    """Ask the device for more memory than any has: 2^50 bytes."""
+    torch.empty(1 << 50, dtype=torch.uint8, device=batch.device)
