@@ -37,6 +37,7 @@ from loadtune.advice.budget import DuelPlan
 from loadtune.advice.cautions import FOREIGN_RATIO
 from loadtune.advice.screening import Screening
 from loadtune.advice.search import Leg
+from loadtune.advice.selection import burst_samples
 from loadtune.advice.slicing import fit_duel
 from loadtune.engine.duel import hold_duel
 from loadtune.engine.launcher import Launcher
@@ -245,8 +246,8 @@ def run_duels(record: dict[str, Any], part: str, ends_s: float) -> None:
             save(record, criteria(record))
 
 
-def find_plan(runner: Runner, *sides: TrialSpec) -> tuple[DuelPlan, tuple[int, int]]:
-    """Return a plan with the heads and bursts that the product would give it, and the samples of a burst."""
+def find_plan(runner: Runner, *sides: TrialSpec) -> DuelPlan:
+    """Return a plan with the heads and bursts that the product would give it."""
     trials = []
     for number, spec in enumerate(sides, start=1):
         result = runner.run(spec, Leg(settings=spec.settings, role="grid"), number, time.monotonic() + FIT_S)
@@ -255,15 +256,11 @@ def find_plan(runner: Runner, *sides: TrialSpec) -> tuple[DuelPlan, tuple[int, i
         trials.append(result)
     plan = fit_duel(FIT_S, trials[0], trials[1], "replay")
     assert plan is not None
-    bursts = [Screening([trial]).burst(trial.settings) for trial in trials]
-    return replace(plan, pairs=PAIRS, slice_s=SLICE_S, restarts=RESTARTS), (bursts[0], bursts[1])
+    return replace(plan, pairs=PAIRS, slice_s=SLICE_S, restarts=RESTARTS)
 
 
-def note_duel(
-    record: dict[str, Any], launcher: Launcher, runner: Runner, fitted: tuple[DuelPlan, tuple[int, int]], keys: Row
-) -> None:
+def note_duel(record: dict[str, Any], launcher: Launcher, runner: Runner, plan: DuelPlan, keys: Row) -> None:
     """Hold one duel and add its rows."""
-    plan, bursts = fitted
     limits = read_limits()
     arena = Arena(
         launcher=launcher,
@@ -277,7 +274,7 @@ def note_duel(
         duel = hold_duel(arena, baseline, contender, plan, time.monotonic() + DUEL_LIMIT_S, lambda done, planned: None)
         if duel.failure is not None:
             raise SystemExit(f"a side failed: {duel.failure}")
-        interval = duel_interval(duel.pairs, burst_samples=bursts)
+        interval = duel_interval(duel.pairs, burst_samples=burst_samples(duel))
         measured.add("ratio", interval.estimate, "x")
         measured.add("seconds spent", duel.seconds_spent, "s")
     said = {

@@ -4,7 +4,7 @@
 
 Two settings of a workload are alive at once, as in a duel. By turns each runs freely for some seconds, then both run
 slice by slice, one stopped while the other runs. The ratio of a side's rate in slices to its rate in free running is
-paired within one process, so that what differs between processes or moments is not in it. Slice length, dropped head
+paired within one process, so that what differs between processes is not in it. Slice length, dropped head
 and the steps of a burst are those that a probe would choose from a trial of each setting.
 
 It takes about a quarter of an hour; it is saved after every workload, and goes on where it stopped.
@@ -55,7 +55,7 @@ DECIDED = 0.03
 SLICES = 2
 """Slices of each side in a round."""
 FREE_SLICES = 2.5
-"""Length of a free stretch, in slices; its first slice is dropped as its head."""
+"""Length of a free stretch, in slices; the first slice of it is dropped as its head."""
 MEASURE = MeasureOptions(window_min_s=0.5, measure_s=2.0, warm_up_s=2.0)
 
 
@@ -86,7 +86,7 @@ def measure_workload(launcher: Launcher, record: dict[str, Any], name: str, work
     specs = [make_spec(name, number) for number in workers]
     runner = Runner(launcher, Nvml.open(), limits, Sources(), time.monotonic())
     trials = [_trial(runner, spec) for spec in specs]
-    plan = fit_duel(120.0, trials[0], trials[1], "cpu")
+    plan = fit_duel(120.0, trials[0], trials[1], "cpu", returns_memory=limits.returns_memory)
     assert plan is not None
     arena = Arena(
         launcher=launcher,
@@ -155,7 +155,7 @@ def run_start(arena: Arena, specs: list[TrialSpec], plan: DuelPlan, start: int) 
                 run_slice(arena, sides[turn % 2], plan.slice_s, memory)
                 kinds[turn % 2].append("slice")
         for side, burst_steps in zip(sides, plan.burst_steps, strict=True):
-            finish_last_burst(arena, side, burst_steps)
+            finish_last_burst(arena, side, burst_steps, plan.slice_s)
         sampler.stop()
     finally:
         for side in sides:
@@ -209,7 +209,12 @@ def judge(record: dict[str, Any]) -> list[Criterion]:
     return [
         records.at_most("slices by free running, distance from 1, decided sides", CLOSE, "", off),
         records.at_least("share of sides decided", 0.8, "", [len(decided) / len(rows)]),
+        records.at_most("intervals wholly beyond 3 per cent", 0, "sides", [len(_beyond(rows))]),
     ]
+
+
+def _beyond(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["low"] > 1 + CLOSE or row["high"] < 1 - CLOSE]
 
 
 def _interval(row: dict[str, Any]) -> RatioInterval:

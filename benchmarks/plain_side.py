@@ -1,5 +1,6 @@
 """How does a plain loop take part in a duel? As a process that looks like a trial's, beside a launcher of real ones."""
 
+import contextlib
 import os
 import signal
 import struct
@@ -69,8 +70,9 @@ class PlainProcess:
             return b""
 
     def signal_group(self, number: signal.Signals) -> None:
-        """Send a signal to the loop and its workers."""
-        os.killpg(self.pid, number)
+        """Send a signal to the loop and its workers; harmless once they are gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
 
     def log_tail(self) -> str:
         """Return nothing: it writes to this terminal."""

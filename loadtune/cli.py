@@ -8,6 +8,7 @@ rests on what there was; 70 a bug of ours, with its traceback.
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -198,9 +199,7 @@ def verify(
     from loadtune.records.verification import Outcome
     from loadtune.verifying.verify import verify as run
 
-    def work(options: ProbeOptions, sink: Any, progress: Any) -> Any:
-        return run(options, sink, progress, is_quick=quick)
-
+    work = partial(run, is_quick=quick)
     try:
         found = run_and_show(options, out, json_path, "verification", work, force=force, quiet=quiet)
     except KeyboardInterrupt:

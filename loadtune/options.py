@@ -33,8 +33,10 @@ BUDGET_MIN_S = 20.0
 """Below this nothing but starting the processes fits; an answer would rest on nothing."""
 DEFAULT_BATCH_SIZES: dict[DeviceKind, int] = {"cuda": 16, "replay": 16, "cpu": 2}
 """DeepLab's own batch of 16; on a CPU the smallest that BatchNorm takes, since a step there takes seconds."""
-DEFAULT_CROPS_PX: dict[DeviceKind, int] = {"cuda": 513, "replay": 513, "cpu": 129}
-"""DeepLab's crop of 513; on a CPU one whose step takes under a second a thread."""
+DEFAULT_CROP_PX = 513
+"""DeepLab's crop."""
+CPU_CROP_PX = 129
+"""On a CPU one whose step takes under a second a thread."""
 STEP_HOST_CPU_RATIO, STEP_HOST_CPU_MAX_S = 0.1, 0.02
 """Host CPU that `--step-time` assumes a step burns: eager DeepLabv3+ takes 10 to 30 ms for launches and optimizer.
 With 0, a machine of few cores would look faster than it is."""
@@ -56,6 +58,8 @@ class ProbeOptions:
     baseline: str | None = None
     budget_s: float = DEFAULT_BUDGET_S
     crop_px: int | None = None
+    cpu_crop_px: int = CPU_CROP_PX
+    """The crop where a CPU trains and none was asked for."""
     base_size_px: int | None = None
     augment: Augment = "deeplab"
     class_count: int | None = None
@@ -80,6 +84,10 @@ class ProbeOptions:
     """time.monotonic() at which the budget began to run; None: when the probe starts."""
     objects: Mapping[str, Any] = field(default_factory=dict)
     """Handed over by value: "dataset", "model", "train_step"."""
+
+    def crop_on(self, device: DeviceKind) -> int:
+        """Return the side of the training crop."""
+        return self.crop_px or (self.cpu_crop_px if device == "cpu" else DEFAULT_CROP_PX)
 
 
 def check(options: ProbeOptions) -> None:

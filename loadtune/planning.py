@@ -12,7 +12,6 @@ from loadtune.advice.selection import Terms
 from loadtune.errors import DeviceError, UsageError
 from loadtune.options import (
     DEFAULT_BATCH_SIZES,
-    DEFAULT_CROPS_PX,
     ProbeOptions,
     parse_batches,
     parse_device,
@@ -224,7 +223,7 @@ def _choose_baseline(
 def _settle_workload(
     options: ProbeOptions, workload: WorkloadSpec, device: DeviceChoice, inspected: Inspected
 ) -> WorkloadSpec:
-    crop_px = options.crop_px or DEFAULT_CROPS_PX[device.kind]
+    crop_px = options.crop_on(device.kind)
     has_bf16 = inspected.cuda is not None and inspected.cuda.has_bf16
     default_precision: Precision = "bf16" if device.kind == "cuda" and has_bf16 else "fp32"
     return msgspec.structs.replace(
@@ -248,7 +247,7 @@ def _settle_workload(
 
 def _needs(options: ProbeOptions, device: DeviceChoice, inspected: Inspected) -> Needs:
     """Return what a sample and a step take: float32 images and int64 labels unless the data are the user's own."""
-    crop_px = options.crop_px or DEFAULT_CROPS_PX[device.kind]
+    crop_px = options.crop_on(device.kind)
     trains_deeplab = options.model is None and options.train_step is None and not options.objects
     on_cpu = device.kind == "cpu" and trains_deeplab
     return Needs(
@@ -273,7 +272,7 @@ def _measure_options(budget_s: float) -> MeasureOptions:
 def _warnings(options: ProbeOptions, device: DeviceChoice, inspected: Inspected, own_batch: int) -> Iterator[str]:
     """Yield what a reader must know before any number, each as what and hint."""
     if device.kind == "cpu" and options.crop_px is None:
-        size, batch = DEFAULT_CROPS_PX["cpu"], DEFAULT_BATCH_SIZES["cpu"]
+        size, batch = options.cpu_crop_px, DEFAULT_BATCH_SIZES["cpu"]
         yield (
             f"a CPU trains slowly: crops of {size} px and batches of {batch} by default\n"
             f"--crop and --batch-size change that; --step-time SECONDS tunes the loader for a GPU instead"

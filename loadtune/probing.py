@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from loadtune import options as asked
-from loadtune.advice.budget import DUEL_MAX_S, divide_budget
+from loadtune.advice.budget import DUEL_MAX_S, DuelPlan, divide_budget
 from loadtune.advice.feasibility import Obstacle, find_obstacle, shm_size_bytes
 from loadtune.advice.search import Leg, Search
 from loadtune.advice.selection import Choice, choose
@@ -19,16 +19,18 @@ from loadtune.concluding import (
     refuse_too_many,
     representative,
 )
-from loadtune.engine.abba import fits_together, hold_abba
+from loadtune.engine.abba import NO_ROOM, fits_together, hold_abba
 from loadtune.engine.duel import DuelInterruptedError, hold_duel
+from loadtune.engine.duel import Report as Told
 from loadtune.engine.launcher import Launcher
+from loadtune.engine.sides import FreezeForbiddenError
 from loadtune.errors import LoadtuneError, NothingMeasuredError, UsageError
 from loadtune.monitor.environment import refuse_other_distribution, refuse_other_platforms
 from loadtune.monitor.nvml import Nvml
 from loadtune.options import ProbeOptions
 from loadtune.planning import make_search
 from loadtune.preparing import Probe, Sink, Status, prepare
-from loadtune.records.measurement import Cause, TrialResult, TrialState
+from loadtune.records.measurement import Cause, Duel, TrialResult, TrialState
 from loadtune.records.report import Report
 from loadtune.records.settings import Settings, TrialSpec
 from loadtune.render.progress import Progress
@@ -199,7 +201,7 @@ def _confirm(run: Probe, choice: Choice) -> str:
     ours, theirs = (representative(run.trials, each) for each in (choice.settings, baseline))
     if theirs is None or ours is None:
         return "the baseline could not be measured"
-    plan = fit_duel(left_s, theirs, ours, run.plan.device.kind)
+    plan = fit_duel(left_s, theirs, ours, run.plan.device.kind, returns_memory=run.plan.limits.returns_memory)
     if plan is None:
         return f"{left_s:.0f} s were left, too few for a duel: give it a longer --budget"
     legs = [Leg(settings=each, role="grid") for each in (baseline, choice.settings)]
@@ -210,15 +212,31 @@ def _confirm(run: Probe, choice: Choice) -> str:
         run.progress.phase(f"duel: {done} of {planned} slice pairs")
 
     deadline_s = time.monotonic() + left_s
+    reason = None if _fit_together(run, [theirs, ours]) else NO_ROOM
     try:
-        if _fit_together(run, [theirs, ours]):
-            run.duels.append(hold_duel(run.arena, specs[0], specs[1], plan, deadline_s, told))
-        else:
-            run.duels.append(hold_abba(run.runner, specs[0], specs[1], ABBA_PAIRS_MIN, deadline_s, told))
+        run.duels.append(_hold(run, specs[0], specs[1], plan, deadline_s, told, reason))
     except DuelInterruptedError as stop:
         run.duels.append(stop.duel)
         raise
     return ""
+
+
+def _hold(
+    run: Probe,
+    baseline: TrialSpec,
+    contender: TrialSpec,
+    plan: DuelPlan,
+    deadline_s: float,
+    told: Told,
+    reason: str | None,
+) -> Duel:
+    """Let both sides run by turns; fresh runs alternate where that is ruled out, or turns out to be forbidden."""
+    if reason is None:
+        try:
+            return hold_duel(run.arena, baseline, contender, plan, deadline_s, told)
+        except FreezeForbiddenError as forbidden:
+            reason = str(forbidden)
+    return hold_abba(run.runner, baseline, contender, ABBA_PAIRS_MIN, deadline_s, told, reason=reason)
 
 
 def _fit_together(run: Probe, trials: list[TrialResult]) -> bool:

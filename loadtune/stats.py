@@ -34,6 +34,8 @@ TIE_RATIO = 0.97
 """A cheaper setting replaces the best at this share of its rate or more ..."""
 TIE_LOW_RATIO = 0.94
 """... if its lower end is here or above: "not significantly different" alone picked 0.87 of the best."""
+LOG_MAX = 700.0
+"""Largest log of a ratio that a float holds: a file that somebody wrote by hand may ask for more."""
 DRIFT_P = 0.01
 """Level of each drift test. Higher cries drift at steady duels; lower misses a moving ratio."""
 DRIFT_AGREES_P = 0.05
@@ -82,9 +84,7 @@ def rate_per_s(windows: Sequence[Window]) -> float:
 def spread_ratio(windows: Sequence[Window]) -> float | None:
     """Return the standard deviation of the windows' rates by their mean; None with under two windows."""
     rates = [window.samples / window.duration_s for window in windows]
-    if len(rates) < 2 or fmean(rates) == 0.0:
-        return None
-    return stdev(rates) / fmean(rates)
+    return None if len(rates) < 2 or fmean(rates) == 0.0 else stdev(rates) / fmean(rates)
 
 
 def corrected_rate_per_s(windows: Sequence[Window]) -> float | None:
@@ -233,8 +233,8 @@ def paired_ratio_interval(
 
 
 def _interval(centre: float, half: float, pairs: int, reason: str | None = None) -> RatioInterval:
-    low, high = math.exp(centre - half), math.exp(centre + half)
-    return RatioInterval(estimate=math.exp(centre), low=low, high=high, pairs=pairs, reason=reason)
+    low, centre_ratio, high = (math.exp(max(-LOG_MAX, min(LOG_MAX, x))) for x in (centre - half, centre, centre + half))
+    return RatioInterval(estimate=centre_ratio, low=low, high=high, pairs=pairs, reason=reason)
 
 
 def _duration_s(windows: Sequence[Window]) -> float:
@@ -254,8 +254,7 @@ def _join(windows: Sequence[Window]) -> Window:
 
 def _sum_known(values: Sequence[float | None]) -> float | None:
     """Sum, or None as soon as one part is unknown: the sum of the others would be too small."""
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
+    return None if None in values else sum(value for value in values if value is not None)
 
 
 def _central_probability(theta: float, df: int) -> float:
@@ -277,7 +276,7 @@ def _t_factor(df: int) -> float:
 def _log_ratio(pairs: Pairs) -> float:
     contender = sum(pair.contender_samples for pair in pairs) / sum(pair.contender_s for pair in pairs)
     baseline = sum(pair.baseline_samples for pair in pairs) / sum(pair.baseline_s for pair in pairs)
-    return math.log(contender / baseline)
+    return math.log(contender) - math.log(baseline)
 
 
 def _jackknife_half_width(groups: Sequence[Pairs]) -> float:

@@ -25,7 +25,7 @@ SLICE_MIN_S = 0.5
 """Below this the dropped head of 0.3 s is most of the slice."""
 HEAD_MIN_S = 0.3
 """Dropped at the start of each slice at least: what storage delivered meanwhile drains, caches fill again."""
-HEAD_SHARE_MAX = 0.4
+HEAD_SHARE_MAX = 0.6
 """Of a slice at most; a short slice with the whole head dropped would hold nothing."""
 SIDE_WARM_UP_S = 2.0
 """Longest warm-up of a side, of device and loader each: the heads of its slices are dropped besides."""
@@ -55,6 +55,8 @@ class DuelPlan:
     """Seconds to drop at the start of each slice, if it is long enough."""
     burst_steps: tuple[int, int] = (1, 1)
     """Steps of baseline and contender that end together, in bursts."""
+    note: str | None = None
+    """What a reader of the duel must know of this plan."""
 
     @property
     def dropped_s(self) -> float:
@@ -71,20 +73,34 @@ def divide_budget(budget_s: float, spent_s: float) -> Division:
 
 
 def plan_duel(
-    duel_s: float, start_s: float, slice_max_s: float = SLICE_MAX_S, coarse_s: float = 0.0
+    duel_s: float,
+    start_s: float,
+    slice_max_s: float = SLICE_MAX_S,
+    coarse_s: float = 0.0,
+    least_s: float = SLICE_MIN_S,
 ) -> DuelPlan | None:
     """Fit a duel into its seconds, or return None where eight pairs of the shortest slices do not fit.
 
-    Restarts are given up before slices are shortened below half, or to where they count too coarsely to be trusted.
+    A fourth start is given up before slices are shortened below half, a third only where nothing else fits: Student's
+    factor for two starts hides all but large differences.
 
     Args:
         duel_s: Seconds for the whole duel.
         start_s: Seconds that starting and warming both sides takes, once a restart.
         slice_max_s: Longest slice wanted; more than `SLICE_MAX_S` where the workload's bursts ask for it.
-        coarse_s: Slice below which the count is too coarse; 0: none is.
+        coarse_s: Slice below which the count is coarse; 0: none is.
+        least_s: Slice below which it is not to be trusted.
     """
+    rough_s = max(coarse_s, least_s)
     fine_s = max(slice_max_s / 2, coarse_s)
-    for restarts, slice_min_s in ((RESTARTS, fine_s), (3, fine_s), (2, fine_s), (3, SLICE_MIN_S), (2, SLICE_MIN_S)):
+    for restarts, slice_min_s in (
+        (RESTARTS, fine_s),
+        (3, fine_s),
+        (3, rough_s),
+        (2, rough_s),
+        (3, least_s),
+        (2, least_s),
+    ):
         active_s = duel_s - restarts * start_s
         pairs = max(DUEL_PAIRS_MIN, int(active_s / (2 * slice_max_s)))
         slice_s = min(slice_max_s, active_s / (2 * pairs))

@@ -9,7 +9,6 @@ from statistics import fmean
 
 import msgspec
 
-from loadtune.advice.rules import STALL_RATIO
 from loadtune.advice.search import is_end_to_end
 from loadtune.records.measurement import TrialResult, Window
 from loadtune.records.settings import Settings
@@ -47,12 +46,6 @@ class Screening:
             if trial.trace is not None
         ]
         return max((each for each in known if each is not None), default=None)
-
-    def burst(self, settings: Settings) -> int:
-        """Return the samples that arrive at once: a batch from each worker where the loader limits, else 0."""
-        stalls = [trial.measurement.stall_ratio or 0.0 for trial in self.trials.get(settings, ()) if trial.measurement]
-        comes_in_bursts = settings.num_workers > 1 and max(stalls, default=0.0) > STALL_RATIO
-        return settings.num_workers * settings.batch_size if comes_in_bursts else 0
 
     def best(self, candidates: Sequence[Settings], control: Settings) -> Settings:
         """Return the fastest, each round measured by its control where every round has one."""

@@ -150,8 +150,7 @@ def _judge(
             reason = f"the duel failed: {duel.failure.message}"
         return choice.settings, Verdict.INCONCLUSIVE, Speedup(estimate=None, reason=reason), ()
     pairs_min = ABBA_PAIRS_MIN if duel.method == "abba" else DUEL_PAIRS_MIN
-    bursts = None if duel.method == "abba" else (screening.burst(duel.baseline), screening.burst(duel.contender))
-    interval = duel_interval(duel.pairs, pairs_min=pairs_min, burst_samples=bursts)
+    interval = duel_interval(duel.pairs, pairs_min=pairs_min, burst_samples=burst_samples(duel))
     decided = verdict(interval)
     if interval.trusted and interval.high is not None and interval.high < 1.0:
         return _keep_baseline(terms, f"the duel showed the choice slower: {_describe(interval)}")
@@ -159,6 +158,13 @@ def _judge(
     if decided is Verdict.SAME and is_dearer:
         return _keep_baseline(terms, f"the choice is no faster and costs more: {_describe(interval)}")
     return choice.settings, decided, _speedup(interval), ()
+
+
+def burst_samples(duel: Duel) -> tuple[float, float]:
+    """Return the samples that arrive at once on each side of a duel; 0 where they come evenly."""
+    sides = zip(duel.burst_steps, (duel.baseline, duel.contender), strict=True)
+    first, second = (float(steps * side.batch_size) if steps > 1 else 0.0 for steps, side in sides)
+    return first, second
 
 
 def _keep_baseline(terms: Terms, reason: str) -> tuple[Settings, Verdict, Speedup, tuple[str, ...]]:

@@ -2,19 +2,40 @@
 
 Pure. A stopped loader does not stand quite still: the waits it is in run out meanwhile, so each worker comes back with
 up to one sample for nothing. That sample is delivered with the batch it belongs to; once every worker has delivered
-one batch, the pace is the free-running one again. So the dropped head is as long as the longest batch, and the slice
-long enough for the head to be a small part of it and for a few whole bursts to be left.
+one batch, the pace is the free-running one again. So the dropped head is as long as the longest batch, and what is left
+of the slice holds a few whole bursts.
+
+A virtual machine may hand freed memory back to its host some two seconds after it was freed. Where large batches go
+through memory, each side then pays for what the other has freed, for as long after its turn begins: that is dropped
+too, where there is time for such slices, and said where there is not.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from loadtune.advice.budget import HEAD_MIN_S, HEAD_SHARE_MAX, SIDE_WARM_UP_S, SLICE_MAX_S, DuelPlan, plan_duel
+from loadtune.advice.budget import (
+    HEAD_MIN_S,
+    HEAD_SHARE_MAX,
+    SIDE_WARM_UP_S,
+    SLICE_MAX_S,
+    SLICE_MIN_S,
+    DuelPlan,
+    plan_duel,
+)
 from loadtune.advice.rules import STALL_RATIO
 from loadtune.records.measurement import TrialResult
 from loadtune.records.settings import DeviceKind
 from loadtune.stats import BURSTS_MIN
 
+SETTLE_S = 2.5
+"""Dropped instead where freed memory goes back to a host: Linux reports it two seconds after it was freed. In slices of
+2 s a loader of 64 MB batches ran at 0.8 of its free rate, and after 2.5 s of a turn at that rate."""
+SETTLE_BYTES_PER_S = 1e8
+"""Memory that a loader must move for that to show; with less, heads of 2.5 s would be time lost."""
+UNSETTLED = (
+    "Memory that one side frees is handed back to this virtual machine's host while the other runs, and there was no "
+    "time for slices that leave this out: the ratio may be off where one side moves more memory than the other."
+)
 RUN_AHEAD_STEPS = 2
 """Steps that a stopped process has queued on its GPU at most: a launch queue holds about a thousand kernels."""
 SIDE_END_S = 0.3
@@ -39,6 +60,8 @@ class Pace:
     """The shortest time that counts finely: four steps, or a few bursts where workers deliver in bursts."""
     burst_steps: int
     """Steps that end together."""
+    bytes_per_s: float
+    """That its batches take, on their way through memory."""
 
 
 def find_pace(trial: TrialResult, device: DeviceKind) -> Pace:
@@ -59,19 +82,46 @@ def find_pace(trial: TrialResult, device: DeviceKind) -> Pace:
         head_s = max(head_s, measured.longest_batch_s or 0.0)
     burst_steps = workers if waits_for_data and workers > 1 else 1
     active_s = BURST_MARGIN * BURSTS_MIN * burst_steps * batch_s if burst_steps > 1 else SLICE_STEPS_MIN * batch_s
-    return Pace(head_s=head_s, active_s=active_s, burst_steps=burst_steps)
+    bytes_per_s = 0.0 if measured is None else (measured.batch_bytes or 0) / batch_s
+    return Pace(head_s=head_s, active_s=active_s, burst_steps=burst_steps, bytes_per_s=bytes_per_s)
 
 
-def fit_duel(left_s: float, baseline: TrialResult, contender: TrialResult, device: DeviceKind) -> DuelPlan | None:
-    """Fit a duel of two measured settings into the seconds that are left; None where it does not fit."""
-    paces = [find_pace(trial, device) for trial in (baseline, contender)]
+def fit_duel(
+    left_s: float, baseline: TrialResult, contender: TrialResult, device: DeviceKind, *, returns_memory: bool = False
+) -> DuelPlan | None:
+    """Fit a duel of two measured settings into the seconds that are left; None where it does not fit.
+
+    Args:
+        left_s: Seconds for the whole duel.
+        baseline: A trial of the one side.
+        contender: A trial of the other.
+        device: What they trained on.
+        returns_memory: Whether this machine hands freed memory back to a host.
+    """
+    paces = (find_pace(baseline, device), find_pace(contender, device))
+    seconds = start_s((baseline, contender))
     head_s = max(pace.head_s for pace in paces)
-    coarse_s = min(SLICE_LIMIT_S, max(head_s / HEAD_SHARE_MAX, head_s + max(pace.active_s for pace in paces)))
-    plan = plan_duel(left_s, start_s((baseline, contender)), max(SLICE_MAX_S, coarse_s), coarse_s)
-    if plan is None:
-        return None
+    if not returns_memory or max(pace.bytes_per_s for pace in paces) < SETTLE_BYTES_PER_S:
+        return _fit(left_s, seconds, paces, head_s)
+    settled = _fit(left_s, seconds, paces, max(head_s, SETTLE_S), must_settle=True)
+    if settled is not None:
+        return settled
+    hasty = _fit(left_s, seconds, paces, head_s)
+    return None if hasty is None else replace(hasty, note=UNSETTLED)
+
+
+def _fit(
+    left_s: float, seconds: float, paces: tuple[Pace, Pace], head_s: float, *, must_settle: bool = False
+) -> DuelPlan | None:
+    """Fit a duel with this head; one that must settle is not cut below it."""
+    coarse_s = min(SLICE_LIMIT_S, head_s + max(pace.active_s for pace in paces))
     bursts = (paces[0].burst_steps, paces[1].burst_steps)
-    return replace(plan, head_s=head_s, burst_steps=bursts)
+    wanted_s = max(SLICE_MAX_S + (head_s - HEAD_MIN_S), coarse_s)
+    if must_settle:
+        coarse_s = max(coarse_s, head_s / HEAD_SHARE_MAX)
+    least_s = coarse_s if must_settle or max(bursts) > 1 else SLICE_MIN_S  # bursts cut short would not be trusted
+    plan = plan_duel(left_s, seconds, wanted_s, coarse_s, least_s)
+    return None if plan is None else replace(plan, head_s=head_s, burst_steps=bursts)
 
 
 def start_s(trials: Sequence[TrialResult]) -> float:

@@ -9,11 +9,18 @@ from loadtune.engine.runner import Runner
 from loadtune.records.measurement import Duel, Failure, SlicePair, TrialResult
 from loadtune.records.settings import TrialSpec
 
-NOTE = "Two sides did not fit into memory together, so fresh runs alternated (ABBA)."
+NO_ROOM = "two sides did not fit into memory together"
 
 
 def hold_abba(
-    runner: Runner, baseline: TrialSpec, contender: TrialSpec, pairs: int, deadline_s: float, report: Report
+    runner: Runner,
+    baseline: TrialSpec,
+    contender: TrialSpec,
+    pairs: int,
+    deadline_s: float,
+    report: Report,
+    *,
+    reason: str = NO_ROOM,
 ) -> Duel:
     """Alternate fresh runs and return a pair for every two; what was done before a failure is kept.
 
@@ -24,6 +31,7 @@ def hold_abba(
         pairs: How many are wanted.
         deadline_s: time.monotonic() at which no pair may still run, by the time that the one before took.
         report: Told of progress.
+        reason: Why the sides do not run by turns, alive at once.
 
     Raises:
         DuelInterruptedError: Ctrl-C; it holds the pairs that were done.
@@ -54,7 +62,7 @@ def hold_abba(
         slice_s=baseline.measure.measure_s,
         head_s=0.0,
         seconds_spent=time.monotonic() - began_s,
-        notes=(NOTE,),
+        notes=(f"{reason[:1].upper()}{reason[1:]}, so fresh runs alternated (ABBA).",),
         failure=failure,
     )
     if is_interrupted:

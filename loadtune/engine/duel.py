@@ -63,7 +63,7 @@ def hold_duel(
         deadline_s: time.monotonic() at which no further pair begins.
         report: Told of progress.
     """
-    began_s, course = time.monotonic(), _Course()
+    began_s, course = time.monotonic(), _Course(notes=[] if plan.note is None else [plan.note])
     is_interrupted = False
     try:
         _run_starts(arena, (baseline, contender), plan, deadline_s, report, course)
@@ -149,7 +149,7 @@ def _run_restart(
                 sampler.rest(arena.baseline_lacks == "sampler" and side is sides[0])
                 run_slice(arena, side, plan.slice_s, memory)
         for side, burst_steps in zip(sides, plan.burst_steps, strict=True):
-            finish_last_burst(arena, side, burst_steps)
+            finish_last_burst(arena, side, burst_steps, plan.slice_s)
     except SideLostError as error:
         failure = error.args[0]
     finally:
@@ -193,10 +193,16 @@ def _pair_up(
 
 
 def _share_out(side: Side, head_s: float, burst_steps: int) -> list[Share | None]:
-    """Return what each slice counts. The turns before and after are known too: what was stopped in them was no time."""
+    """Return what each slice counts; None where the burst that it cut was not seen to end, so that its pace is unknown.
+
+    The turns before and after are known too: what was stopped in them was no time.
+    """
     before = [] if side.warm_up is None else [side.warm_up]
     shares = share_out(side.finished_s, side.samples, [*before, *side.slices, *side.rest], head_s, burst_steps)
-    return shares[len(before) : len(before) + len(side.slices)]
+    whole = (len(side.finished_s) - 1) // burst_steps * burst_steps
+    known_s = side.finished_s[whole] if side.finished_s else 0.0
+    own = shares[len(before) : len(before) + len(side.slices)]
+    return [share if each.ended_s <= known_s else None for share, each in zip(own, side.slices, strict=True)]
 
 
 def _foreign_cores(trace: ResourceTrace | None, slices: Sequence[Slice]) -> float | None:

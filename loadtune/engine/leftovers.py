@@ -89,6 +89,15 @@ def _members(group: int, proc: Path) -> set[int]:
     return {int(pid) for pid in pids if _group_of(proc / pid) == group}
 
 
+def is_stopped(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Say whether a process stands still, or is gone: state T of /proc/PID/stat."""
+    try:
+        text = (proc / str(pid) / "stat").read_text("utf-8", "replace")
+    except OSError:
+        return True
+    return text.rpartition(")")[2].split()[0] in {"T", "Z", "X"}
+
+
 def _group_of(process: Path) -> int | None:
     """Return a process's group; None where it is gone or waits to be reaped."""
     try:

@@ -12,6 +12,7 @@ import msgspec
 from loadtune.advice.budget import SIDE_WARM_UP_S
 from loadtune.engine.failures import Ended, explain, explain_exit
 from loadtune.engine.launcher import Launcher, TrialProcess
+from loadtune.engine.leftovers import is_stopped
 from loadtune.engine.limits import MemoryWatch, describe_excess
 from loadtune.engine.runner import POLL_S
 from loadtune.engine.slices import Slice
@@ -23,8 +24,10 @@ from loadtune.records.settings import TrialSpec
 
 START_LIMIT_S = 15.0
 """A side may take so long to get warm even where the duel's own time is up by then: a first start is worth waiting."""
+STOP_LIMIT_S = 2.0
+"""Longest wait for a first stop to show. A process in an uninterruptible read stops when the read is done."""
 LAST_STEP_LIMIT_S = 3.0
-"""How long a side may run on after its last slice, so that the step which that slice cut is seen to end."""
+"""How long a side may run on after its last slice, or a slice's length, so that the step it cut is seen to end."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,6 +82,10 @@ class SideLostError(Exception):
     """A side ended by itself. Its only argument is the Failure."""
 
 
+class FreezeForbiddenError(Exception):
+    """The platform does not let a process be stopped; its text says how that showed."""
+
+
 def start_side(arena: Arena, spec: TrialSpec, deadline_s: float, others: Sequence[Side]) -> Side:
     """Start a side, wait until its loader is warm, and stop it. Its memory and the others' are watched meanwhile."""
     brief = msgspec.structs.replace(spec.measure, warm_up_s=min(spec.measure.warm_up_s, SIDE_WARM_UP_S))
@@ -93,14 +100,31 @@ def start_side(arena: Arena, spec: TrialSpec, deadline_s: float, others: Sequenc
         while not side.is_running:
             _listen(arena, side, until_s=limit_s)
             _watch_memory(memory)
+        _freeze_first(side)
     except BaseException:
         arena.launcher.release(side.process)
         raise
     finally:
         sampler.stop()
-    side.process.signal_group(SIGSTOP)
     side.warm_up = Slice(side.started_s, time.monotonic())
     return side
+
+
+def _freeze_first(side: Side) -> None:
+    """Stop a side for the first time, and see that it does stop.
+
+    Raises:
+        FreezeForbiddenError: It may not be signalled, or goes on all the same, as in some sandboxes.
+    """
+    try:
+        side.process.signal_group(SIGSTOP)
+    except PermissionError as error:
+        raise FreezeForbiddenError("processes may not be signalled here") from error
+    until_s = time.monotonic() + STOP_LIMIT_S
+    while not is_stopped(side.process.pid):
+        if time.monotonic() > until_s:
+            raise FreezeForbiddenError("a process that was told to stop went on")
+        time.sleep(0.005)
 
 
 def start_sampler(arena: Arena, sides: Sequence[Side]) -> Sampler:
@@ -135,14 +159,17 @@ def _watch_memory(memory: MemoryWatch) -> None:
         raise SideLostError(describe_excess(used, "")[1])
 
 
-def finish_last_burst(arena: Arena, side: Side, burst_steps: int) -> None:
-    """Let a side run until the burst of steps that its last slice cut has ended, so that its pace is known."""
+def finish_last_burst(arena: Arena, side: Side, burst_steps: int, slice_s: float) -> None:
+    """Let a side run until the burst of steps that its last slice cut has ended, so that its pace is known.
+
+    A burst is a part of a slice, so no longer than that is waited; without the end the slice does not count.
+    """
     cut_s = side.slices[-1].ended_s if side.slices else 0.0
     side.process.signal_group(SIGCONT)
     began_s = time.monotonic()
     done_s = side.finished_s
     while not (len(done_s) >= burst_steps and done_s[-burst_steps] > cut_s) and (
-        time.monotonic() < began_s + LAST_STEP_LIMIT_S
+        time.monotonic() < began_s + max(LAST_STEP_LIMIT_S, slice_s)
     ):
         _listen(arena, side)
     side.process.signal_group(SIGSTOP)

@@ -18,7 +18,7 @@ from loadtune.measure.loader import Batches, Stamp, Taken
 from loadtune.measure.summary import Evidence, summarise
 from loadtune.records.measurement import Measurement, Window
 from loadtune.records.messages import Event, Phase, StepsDone
-from loadtune.records.settings import MeasureOptions
+from loadtune.records.settings import MeasureOptions, Settings
 
 Tell = Callable[[Event], None]
 
@@ -182,23 +182,30 @@ def _cycle(batches: list[Taken]) -> Iterator[Taken]:
 
 def warm_loader_up(run: Run) -> None:
     """Take batches until each worker has delivered and the queue is as full or empty as it will stay."""
-    settings, has_no_loader = run.leg.spec.settings, run.leg.loader is None
-    least = 1 if has_no_loader else max(settings.num_workers, LOADER_BATCHES_MIN)
-    most = 1 if has_no_loader else max(settings.batches_in_flight, 2 * settings.num_workers, LOADER_BATCHES)
-    began_s, options = time.monotonic(), run.leg.spec.measure
-    while not run.steps or not _is_loader_warm(len(run.taken), least, most, time.monotonic() - began_s, options):
+    began_s, spec = time.monotonic(), run.leg.spec
+    while not run.steps or not (
+        run.leg.loader is None
+        or is_loader_warm(spec.settings, len(run.taken), time.monotonic() - began_s, spec.measure)
+    ):
         run.advance()
 
 
-def _is_loader_warm(taken: int, least: int, most: int, elapsed_s: float, options: MeasureOptions) -> bool:
+def is_loader_warm(settings: Settings, taken: int, elapsed_s: float, options: MeasureOptions) -> bool:
     """Say whether to start measuring.
 
     The device was warm before the loader began, so the queue starts empty and nothing has to drain: where batches are
     slow, one from each worker is enough.
+
+    Args:
+        settings: Of the loader.
+        taken: Batches so far.
+        elapsed_s: Since the first of them.
+        options: Hold the longest warm-up.
     """
-    if taken >= most or elapsed_s > options.warm_up_s:
+    if taken >= max(settings.batches_in_flight, 2 * settings.num_workers, LOADER_BATCHES):
         return True
-    return taken >= least and elapsed_s > SLOW_WARM_UP_S
+    is_slow = taken >= max(settings.num_workers, LOADER_BATCHES_MIN) and elapsed_s > SLOW_WARM_UP_S
+    return is_slow or elapsed_s > options.warm_up_s
 
 
 def _measure_windows(run: Run, first_step: int, cap_at_s: float) -> tuple[list[Window], list[str]]:

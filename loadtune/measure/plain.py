@@ -1,7 +1,7 @@
-"""How fast does a training script run that is not measured? The loop that everyone writes, and a clock after each step.
+"""How fast does a training script run that is not measured? The loop that everyone writes, and a mark after each step.
 
-It shares data, device and step with `loop`, and nothing else: no stamps in the batches, no marks around the steps, no
-windows. Set against `loop` by turns it shows what measuring costs.
+It shares data, device and step with `loop`, and nothing else: no stamps in the batches, no decomposition, no windows.
+Set against `loop` by turns it shows what measuring costs.
 """
 
 import time
@@ -9,12 +9,37 @@ from collections import deque
 from typing import Any
 
 from loadtune.errors import TargetError
+from loadtune.measure.accelerator import count_samples
 from loadtune.measure.leg import Leg
-from loadtune.measure.loop import BEAT_S, Tell, warm_device_up
+from loadtune.measure.loop import BEAT_S, Tell, is_loader_warm, warm_device_up
 from loadtune.records.messages import Phase, StepsDone
 
-WARM_BATCHES = 10
-"""Batches, or two from each worker, before it counts as running; the first hold the start of workers and data set."""
+
+class _Steps:
+    """Queues steps on a device and tells when they ended, as the device itself says: late, and without waiting."""
+
+    def __init__(self, leg: Leg, tell: Tell) -> None:
+        self._device = leg.accelerator
+        self._batch_size = leg.spec.settings.batch_size
+        self._tell = tell
+        self._queued: deque[tuple[Any, int]] = deque()
+        self._ended: list[tuple[float, int]] = []
+        self._told_s = time.monotonic()
+
+    def take(self, batch: Any) -> None:
+        """Train on a batch."""
+        device, ahead = self._device, self._device.run_ahead_steps
+        if ahead is not None and len(self._queued) >= ahead:  # a device whose own queue sets no bound
+            device.wait(self._queued[-ahead][0])
+        device.step(device.upload(batch))
+        self._queued.append((device.record(), count_samples(batch, self._batch_size)))
+        while self._queued and device.is_reached(self._queued[0][0]):
+            mark, samples = self._queued.popleft()
+            self._ended.append((device.monotonic_s(mark), samples))
+        if self._ended and time.monotonic() - self._told_s >= BEAT_S:
+            ends, counts = zip(*self._ended, strict=True)
+            self._tell(StepsDone(finished_s=ends, samples=counts))
+            self._ended, self._told_s = [], time.monotonic()
 
 
 def run_plain(leg: Leg, tell: Tell) -> None:
@@ -24,32 +49,19 @@ def run_plain(leg: Leg, tell: Tell) -> None:
         TargetError: The data set yields no batch.
     """
     warm_device_up(leg, tell)
-    settings, device = leg.spec.settings, leg.accelerator
-    wanted = max(WARM_BATCHES, 2 * settings.num_workers)
-    queued: deque[Any] = deque()
-    finished_s: list[float] = []
-    done = 0
-    began_s = told_s = time.monotonic()
+    steps, spec, taken = _Steps(leg, tell), leg.spec, 0
+    first_s: float | None = None
+    is_warm = False
     while leg.loader is not None:
-        done_before = done
+        taken_before = taken
         for batch in leg.loader:
-            if device.run_ahead_steps is not None:  # a device whose own queue sets no bound
-                if len(queued) >= device.run_ahead_steps:
-                    device.wait(queued.popleft())
-                device.step(device.upload(batch))
-                queued.append(device.record())
-            else:
-                device.step(device.upload(batch))
-            now_s = time.monotonic()
-            finished_s.append(now_s)
-            done += 1
-            if now_s - told_s >= BEAT_S:
-                tell(StepsDone(finished_s=tuple(finished_s), samples=(settings.batch_size,) * len(finished_s)))
-                finished_s, told_s = [], now_s
-            if wanted and (done >= wanted or now_s - began_s > leg.spec.measure.warm_up_s):
-                tell(Phase(name="running", at_s=now_s))
-                wanted = 0
-        if done == done_before:
+            first_s = time.monotonic() if first_s is None else first_s
+            steps.take(batch)
+            taken += 1
+            if not is_warm and is_loader_warm(spec.settings, taken, time.monotonic() - first_s, spec.measure):
+                tell(Phase(name="running", at_s=time.monotonic()))
+                is_warm = True
+        if taken == taken_before:
             raise TargetError(
                 "the data set yields no batch", "its samples must fill one batch: try a smaller batch size"
             )

@@ -20,6 +20,8 @@ __all__ = ["MachineReader", "MachineReading", "TreeReader", "TreeReading", "read
 SHARED_MEMORY = "dev/shm"
 """Where DataLoader workers hand batches over, below the root folder."""
 
+BALLOON_DEVICE, REPORTING_BIT = 5, 5
+"""VIRTIO_ID_BALLOON and VIRTIO_BALLOON_F_REPORTING, from linux/virtio_ids.h and linux/virtio_balloon.h."""
 STAT_READ_BYTES = 1 << 17
 """One read takes every CPU line of /proc/stat, about 60 bytes each; 1000 CPUs fit."""
 
@@ -57,7 +59,20 @@ def read_limits(ranks_per_node: int = 1, *, root: Path = Path("/")) -> HostLimit
         shm_free_bytes=None if shm is None else shm.f_bavail * shm.f_frsize,
         open_files_limit=_read_open_files_limit(),
         ranks_per_node=ranks_per_node,
+        returns_memory=_returns_memory(root),
     )
+
+
+def _returns_memory(root: Path) -> bool:
+    """Say whether a virtio balloon has negotiated free page reporting: `device` 5, and bit 5 of `features`."""
+    for device in (root / "sys/bus/virtio/devices").glob("virtio*"):
+        try:
+            is_balloon = int((device / "device").read_text("ascii"), 16) == BALLOON_DEVICE
+            if is_balloon and (device / "features").read_text("ascii")[REPORTING_BIT : REPORTING_BIT + 1] == "1":
+                return True
+        except (OSError, ValueError):
+            continue
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """Which readings can be had on this machine, and what does it cost where one cannot?"""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from loadtune.monitor.cgroup import find_groups
@@ -23,6 +22,8 @@ COSTS = {
     "/dev/shm": "a full /dev/shm is only seen when a worker fails",
 }
 """What the diagnosis loses without each reading."""
+UNUSED = frozenset({"pressure (PSI)", "GPU performance metrics (GPM)"})
+"""Those that no probe makes use of yet."""
 
 
 def find_readings(
@@ -44,6 +45,23 @@ def find_readings(
         trace: What the sampler saw of a trial on this device; None: no trial was watched to its end.
         root: Where /proc and /sys hang; another folder in tests.
     """
+    missing = _find_missing(device, limits, nvml, uuid, trace, root)
+    return tuple(
+        Reading(
+            name=name,
+            is_available=missing[name] is None,
+            reason=missing[name],
+            cost=None if missing[name] is None else cost,
+            is_needed=name not in UNUSED and (device == "cuda" or "GPU" not in name),
+        )
+        for name, cost in COSTS.items()
+    )
+
+
+def _find_missing(
+    device: DeviceKind, limits: HostLimits, nvml: Nvml, uuid: str | None, trace: ResourceTrace | None, root: Path
+) -> dict[str, str | None]:
+    """Return why each reading is missing; None where it is there."""
     missing = {} if trace is None else {item.reading: item.reason for item in trace.unavailable}
     unwatched = "no trial was watched to its end"
 
@@ -54,7 +72,7 @@ def find_readings(
 
     gpu = "the device is no GPU" if device != "cuda" else nvml.reason
     groups = find_groups(root)
-    found: dict[str, str | None] = {
+    return {
         "GPU utilisation (NVML)": gpu or of_trace("utilisation_mean_ratio"),
         "GPU clocks, power and throttling (NVML)": gpu or _gpu_states_reason(trace, missing, unwatched),
         "GPU performance metrics (GPM)": gpu or _gpm_reason(nvml, uuid),
@@ -66,18 +84,6 @@ def find_readings(
         "kernel's kill counter": of_trace("oom_kills"),
         "/dev/shm": None if limits.shm_total_bytes is not None else "it is not a mount of its own",
     }
-    unused = {"pressure (PSI)", "GPU performance metrics (GPM)"}
-    needed: Callable[[str], bool] = lambda name: name not in unused and (device == "cuda" or "GPU" not in name)  # noqa: E731
-    return tuple(
-        Reading(
-            name=name,
-            is_available=reason is None,
-            reason=reason,
-            cost=None if reason is None else COSTS[name],
-            is_needed=needed(name),
-        )
-        for name, reason in found.items()
-    )
 
 
 def _gpu_states_reason(trace: ResourceTrace | None, missing: dict[str, str], unwatched: str) -> str | None:

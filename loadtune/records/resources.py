@@ -105,6 +105,10 @@ class HostLimits(Record, frozen=True, kw_only=True):
     shm_free_bytes: Annotated[int | None, Meta(description="Free bytes of /dev/shm.")] = None
     open_files_limit: Annotated[int | None, Meta(description="RLIMIT_NOFILE, soft.")] = None
     ranks_per_node: Annotated[int, Meta(ge=1, description="Local ranks that share cores and memory.")] = 1
+    returns_memory: Annotated[
+        bool,
+        Meta(description="A virtual machine that hands freed memory back to its host: free page reporting."),
+    ] = False
 
     @property
     def spare_cores(self) -> float:

@@ -117,7 +117,7 @@ def _compute_drawing(intervals: tuple[Interval, ...]) -> Drawing | None:
     """Return where each interval lies on their common logarithmic axis around 1; None where there is none."""
     if not intervals:
         return None
-    widest = max(max(interval.high, 1 / interval.low) for interval in intervals)
+    widest = min(REACH_MAX, max(max(interval.high, 1 / interval.low) for interval in intervals))
     reach = min(REACH_MAX, max(REACH_MIN, widest**REACH_ROOM))
     band_start, band_width = _span(1 - SAME_RATIO, 1 + SAME_RATIO, reach)
     bars = tuple(_compute_bar(interval, reach) for interval in intervals)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -12,7 +12,9 @@ from loadtune.advice.search import Leg
 from loadtune.engine.launcher import Launcher
 from loadtune.monitor.host import MachineReader
 from loadtune.monitor.nvml import Nvml
+from loadtune.monitor.sampler import EXPECTED_ERRORS
 from loadtune.preparing import Probe
+from loadtune.probing import BUILD_LIMIT_S
 from loadtune.records.measurement import Duel, TrialResult
 from loadtune.records.settings import Settings, TrialSpec
 from loadtune.records.verification import Check, Figure, Outcome
@@ -20,6 +22,7 @@ from loadtune.stats import SAME_RATIO, RatioInterval
 
 STEAL_MAX_RATIO = 0.02
 """Share of CPU time that the hypervisor may take; with more, a core is not the core it seems."""
+DISTURBED = "others used the processors meanwhile, so the difference may be theirs"
 MEASURE_S = 3.0
 """Seconds in windows of one trial of a check."""
 
@@ -43,31 +46,34 @@ class Bench:
         return self.run.plan.baseline
 
     def spec(self, measure_s: float = MEASURE_S) -> TrialSpec:
-        """Return a trial of the setting under test."""
+        """Return a trial of the setting under test, on fresh samples where the cache must not be warm for it."""
         return make_spec(self.run, Leg(settings=self.settings, role="baseline", measure_s=measure_s))
 
     def run_trial(self, spec: TrialSpec) -> TrialResult:
         """Run one trial to its result."""
         leg = Leg(settings=spec.settings, role="baseline", feed=spec.feed)
-        self.run.trials.append(
-            self.run.runner.run(spec, leg, len(self.run.trials) + 1, time.monotonic() + deadline_after_s(spec))
-        )
-        return self.run.trials[-1]
+        number, deadline_s = len(self.run.trials) + 1, time.monotonic() + deadline_after_s(spec)
+        trial = self.run.runner.run(spec, leg, number, deadline_s)
+        self.run.trials.append(trial)
+        self.run.samples_used += 0 if trial.measurement is None else trial.measurement.samples_seen
+        return trial
 
-    @property
-    def is_disturbed(self) -> bool:
-        """Whether others took more of the processors, in the last check that looked, than measuring forgives."""
-        return bool(self.foreign_cores) and self.foreign_cores[-1] > self.run.arena.foreign_limit_cores
+    def is_disturbing(self, foreign_cores: float | None) -> bool:
+        """Say whether others took more of the processors than measuring forgives; noted for the last check of all."""
+        if foreign_cores is None:
+            return False
+        self.foreign_cores.append(foreign_cores)
+        return foreign_cores > self.run.arena.foreign_limit_cores
 
 
 def make_spec(run: Probe, leg: Leg) -> TrialSpec:
-    """Return the trial of a leg, on fresh samples where the cache must not be warm for it."""
+    """Return the trial of a leg."""
     return run.plan.spec(leg, run.cache, run.first_sample(), run.options.seed)
 
 
 def deadline_after_s(spec: TrialSpec) -> float:
     """Return how long a trial may take, data and model included."""
-    return spec.measure.cap_s + 30.0
+    return spec.measure.cap_s + BUILD_LIMIT_S
 
 
 @dataclass(slots=True)
@@ -81,17 +87,24 @@ class Watch:
 @contextmanager
 def watch(bench: Bench) -> Iterator[Watch]:
     """Time a check, and see what the hypervisor takes meanwhile; filled in when the block ends."""
-    machine, found = MachineReader(), Watch()
-    began_s, before = time.monotonic(), machine.read()
+    found, began_s = Watch(), time.monotonic()
+    with closing(MachineReader()) as machine:
+        before_s = _read_steal_s(machine)
+        try:
+            yield found
+        finally:
+            found.seconds, after_s = time.monotonic() - began_s, _read_steal_s(machine)
+    if before_s is not None and after_s is not None and found.seconds > 0:
+        cores = bench.run.plan.limits.affinity_cores
+        found.steal_ratio = max(0.0, after_s - before_s) / found.seconds / cores
+        bench.steal_ratios.append(found.steal_ratio)
+
+
+def _read_steal_s(machine: MachineReader) -> float | None:
     try:
-        yield found
-    finally:
-        found.seconds, after = time.monotonic() - began_s, machine.read()
-        machine.close()
-        if before.steal_s is not None and after.steal_s is not None and found.seconds > 0:
-            cores = bench.run.plan.limits.affinity_cores
-            found.steal_ratio = max(0.0, after.steal_s - before.steal_s) / found.seconds / cores
-            bench.steal_ratios.append(found.steal_ratio)
+        return machine.read().steal_s
+    except EXPECTED_ERRORS:
+        return None
 
 
 def timed(check: Check, found: Watch) -> Check:
@@ -99,26 +112,34 @@ def timed(check: Check, found: Watch) -> Check:
     return msgspec.structs.replace(check, seconds_spent=found.seconds, steal_ratio=found.steal_ratio)
 
 
-def mean_foreign_cores(duel: Duel) -> float | None:
-    """Return the cores that others used during the slices of a duel."""
-    known = [pair.foreign_cores for pair in duel.pairs if pair.foreign_cores is not None]
+def mean_foreign_cores(duel: Duel | str) -> float | None:
+    """Return the cores that others used during the slices of a duel; None where there is none, or nothing was read."""
+    pairs = () if isinstance(duel, str) else duel.pairs
+    known = [pair.foreign_cores for pair in pairs if pair.foreign_cores is not None]
     return sum(known) / len(known) if known else None
 
 
-def judge_equal(interval: RatioInterval, *, is_disturbed: bool) -> tuple[Outcome, str | None]:
+def judge_equal(
+    interval: RatioInterval, *, is_disturbed: bool, may_be_faster: bool = False
+) -> tuple[Outcome, str | None]:
     """Say whether two rates are equal: the whole interval within 3 % of 1, wholly outside, or neither.
 
     An interval that is narrow beside a busy neighbour is as good as any: both sides met it by turns. A difference seen
     there is not held against the tool.
+
+    Args:
+        interval: Of one rate by the other.
+        is_disturbed: Whether others used the processors meanwhile.
+        may_be_faster: Whether only a ratio below 1 speaks against the claim.
     """
     if interval.low is None or interval.high is None or not interval.trusted:
         return Outcome.UNKNOWN, interval.reason or "there is no interval"
-    low, high = 1.0 - SAME_RATIO, 1.0 + SAME_RATIO
+    low, high = 1.0 - SAME_RATIO, math.inf if may_be_faster else 1.0 + SAME_RATIO
     if low <= interval.low and interval.high <= high:
         return Outcome.HOLDS, None
     if interval.high < low or interval.low > high:
         if is_disturbed:
-            return Outcome.UNKNOWN, "others used the processors meanwhile, so the difference may be theirs"
+            return Outcome.UNKNOWN, DISTURBED
         return Outcome.FAILS, f"the whole interval lies more than {100 * SAME_RATIO:g} % from 1"
     half = 100 * (math.sqrt(interval.high / interval.low) - 1)
     others = ", while others used the processors" if is_disturbed else ""
@@ -138,3 +159,8 @@ def figure(quantity: str, interval: RatioInterval) -> Figure:
     return Figure(
         quantity=quantity, value=interval.estimate, unit="x", low=interval.low, high=interval.high, reason=reason
     )
+
+
+def slim(trial: TrialResult) -> TrialResult:
+    """Return a trial without its trace: the file is for sending."""
+    return msgspec.structs.replace(trial, trace=None)

@@ -7,67 +7,44 @@ from typing import Literal
 
 import msgspec
 
-from loadtune.advice.search import Leg
-from loadtune.advice.slicing import find_pace, fit_duel
-from loadtune.engine.duel import apart, hold_duel
-from loadtune.engine.sides import Arena
-from loadtune.recording import make_profile
+from loadtune.advice.budget import DuelPlan
+from loadtune.advice.selection import burst_samples
+from loadtune.advice.slicing import fit_duel
+from loadtune.engine.duel import STRIDE_SAMPLES, apart, hold_duel
+from loadtune.engine.sides import Arena, FreezeForbiddenError
 from loadtune.records.measurement import Duel, SlicePair, TrialResult
 from loadtune.records.report import Verdict
-from loadtune.records.settings import DeviceChoice, Settings, TrialSpec
+from loadtune.records.settings import TrialSpec
 from loadtune.records.verification import Check, Figure, Outcome
-from loadtune.stats import ABBA_PAIRS_MIN, SAME_RATIO, RatioInterval, duel_interval, verdict
-from loadtune.verifying.bench import (
-    Bench,
-    describe_ratio,
-    figure,
-    judge_equal,
-    make_spec,
-    mean_foreign_cores,
-    timed,
-    watch,
-)
+from loadtune.stats import ABBA_PAIRS_MIN, SAME_RATIO, STARTS_MIN, RatioInterval, duel_interval, verdict
+from loadtune.verifying.bench import Bench, describe_ratio, figure, judge_equal, mean_foreign_cores, slim, timed, watch
 
-TARGET = f"the 95 % interval lies within {100 * SAME_RATIO:g} % of 1"
-PLAIN_CLAIM = "The measured loop runs as fast as a plain training loop."
-RATE_CLAIM = "The rate that a trial reports is the plain loop's."
-SAME_CLAIM = "A setting against itself is not called faster."
-SAMPLER_CLAIM = "Watching the processes from outside does not slow them."
-REPLAY_CLAIM = "A device recorded here and replayed runs as the device itself does."
-REPLAYED_CLAIM = "A replayed step takes the time that its profile says."
-PROFILE_MEASURE_S = 4.0
-"""Seconds in windows to record the device for a replay."""
-
+PERCENT = f"{100 * SAME_RATIO:g} %"
+TARGET = f"the 95 % interval lies within {PERCENT} of 1"
+NOT_SLOWER = f"the 95 % interval lies above {1 - SAME_RATIO:g}"
 Lacks = Literal["nothing", "stamps", "sampler"]
 
 
 def check_plain_loop(bench: Bench, seconds: float) -> list[Check]:
-    """Hold ours against a plain loop; in a whole run, a fresh trial before every start is held against it too."""
+    """Hold ours against a plain loop; in a whole run, a fresh trial in every start is held against it too."""
     with watch(bench) as found:
-        duel, trials = _hold(bench, seconds, "stamps", with_trials=not bench.is_quick)
-    interval, words = _interval(bench, duel), "the plain loop"
-    outcome, reason = _judge(bench, duel, interval)
-    cost = "" if interval.low is None else f"; measuring costs at most {100 * max(0.0, 1 / interval.low - 1):.1f} %"
-    checks = [
-        Check(
-            id="plain-loop",
-            claim=PLAIN_CLAIM,
-            target=TARGET,
-            measured=f"{describe_ratio(interval)} of {words}{cost}",
-            outcome=outcome,
-            reason=reason,
-            figures=(figure("measured loop by plain loop", interval), *_rates(duel)),
-            foreign_cores=None if isinstance(duel, str) else mean_foreign_cores(duel),
-            duels=() if isinstance(duel, str) else (duel,),
-        )
-    ]
-    if trials and not isinstance(duel, str):
-        checks.append(_rate_check(bench, duel, trials))
-    return [timed(check, found) for check in checks]
+        duel, trials = hold(bench, seconds, "stamps", with_trials=not bench.is_quick)
+    interval = read_interval(duel)
+    check = make_check(
+        bench,
+        duel,
+        interval,
+        id="plain-loop",
+        claim="The measured loop runs as fast as a plain training loop.",
+        measured=f"{describe_ratio(interval)} of the plain loop{_cost('measuring', interval)}",
+        sides=("plain loop", "measured loop"),
+    )
+    checks = [check, _check_rate(bench, duel, trials)] if trials and not isinstance(duel, str) else [check]
+    return [timed(each, found) for each in checks]
 
 
-def _rate_check(bench: Bench, duel: Duel, trials: list[TrialResult]) -> Check:
-    """Hold the rate of each fresh trial against the plain loop's in the start after it."""
+def _check_rate(bench: Bench, duel: Duel, trials: list[TrialResult]) -> Check:
+    """Hold the rate of each fresh trial against the plain loop's in the start beside it."""
     pairs = []
     for start, trial in enumerate(trials):
         own = [pair for pair in duel.pairs if pair.restart == start]
@@ -78,22 +55,24 @@ def _rate_check(bench: Bench, duel: Duel, trials: list[TrialResult]) -> Check:
                     baseline_s=sum(pair.baseline_s for pair in own),
                     contender_samples=sum(window.samples for window in trial.measurement.windows),
                     contender_s=trial.measurement.duration_s,
-                    baseline_first=False,
+                    baseline_first=start % 2 == 1,
                     restart=start,
                 )
             )
     interval = duel_interval(pairs, pairs_min=ABBA_PAIRS_MIN)
-    outcome, reason = judge_equal(interval, is_disturbed=bench.is_disturbed)
+    loads = [trial.trace.mean_foreign_cores for trial in trials if trial.trace is not None]
+    foreign = max((load for load in loads if load is not None), default=None)
+    outcome, reason = judge_equal(interval, is_disturbed=bench.is_disturbing(foreign))
     return Check(
         id="reported-rate",
-        claim=RATE_CLAIM,
+        claim="The rate that a trial reports is the plain loop's.",
         target=TARGET,
         measured=f"{describe_ratio(interval)}: fresh trials by the plain loop, each beside the other",
         outcome=outcome,
         reason=reason,
         figures=(figure("rate of a fresh trial by plain loop", interval),),
-        foreign_cores=mean_foreign_cores(duel),
-        trials=tuple(_slim(trial) for trial in trials),
+        foreign_cores=foreign,
+        trials=tuple(slim(trial) for trial in trials),
     )
 
 
@@ -104,138 +83,99 @@ def check_same(bench: Bench, seconds: float) -> list[Check]:
     """
     with watch(bench) as found:
         until_s = time.monotonic() + seconds
-        held = [_hold(bench, seconds / 2, "nothing")[0]]
+        held = [hold(bench, seconds / 2, "nothing")[0]]
         if isinstance(held[0], str):
-            held = [_hold(bench, seconds, "nothing")[0]]
+            held = [hold(bench, seconds, "nothing")[0]]
         else:
-            held.append(_hold(bench, until_s - time.monotonic(), "nothing")[0])
+            held.append(hold(bench, until_s - time.monotonic(), "nothing")[0])
     duels = tuple(duel for duel in held if not isinstance(duel, str))
-    intervals = [_interval(bench, duel) for duel in duels]
+    intervals = [read_interval(duel) for duel in duels]
     whole = _join(duels) if duels else held[0]
-    interval = _interval(bench, whole)
-    outcome, reason = _judge(bench, whole, interval)
     faster = sum(verdict(each) is Verdict.FASTER for each in intervals)
-    if faster > 1 and not bench.is_disturbed:
-        outcome, reason = Outcome.FAILS, "called faster in two duels of two: chance does so once in 1600"
-    check = Check(
+    check = make_check(
+        bench,
+        whole,
+        read_interval(whole),
         id="same-against-same",
-        claim=SAME_CLAIM,
+        claim="A setting against itself is not called faster.",
         target=f"{TARGET}, and FASTER is not said twice",
-        measured=f"{describe_ratio(interval)}; FASTER was said in {faster} of {len(duels)} duels",
-        outcome=outcome,
-        reason=reason,
-        figures=(
-            figure("the setting by itself", interval),
-            *(figure(f"duel {place}", each) for place, each in enumerate(intervals, start=1)),
-        ),
-        foreign_cores=None if isinstance(whole, str) else mean_foreign_cores(whole),
-        duels=duels,
+        measured=f"{describe_ratio(read_interval(whole))}; FASTER was said in {faster} of {len(duels)} duels",
+        sides=("the setting", "itself"),
+        figures=tuple(figure(f"duel {place}", each) for place, each in enumerate(intervals, start=1)),
     )
-    return [timed(check, found)]
+    if faster > 1 and not bench.is_disturbing(check.foreign_cores):
+        told = "called faster in two duels of two: chance does so once in 1600"
+        check = msgspec.structs.replace(check, outcome=Outcome.FAILS, reason=told)
+    return [timed(msgspec.structs.replace(check, duels=duels), found)]
 
 
 def check_sampler(bench: Bench, seconds: float) -> list[Check]:
     """Hold watched slices against slices in which nobody looks."""
     with watch(bench) as found:
-        duel, _ = _hold(bench, seconds, "sampler")
-    interval = _interval(bench, duel)
-    outcome, reason = _judge(bench, duel, interval)
-    cost = "" if interval.low is None else f"; watching costs at most {100 * max(0.0, 1 / interval.low - 1):.1f} %"
+        duel, _ = hold(bench, seconds, "sampler")
+    interval = read_interval(duel)
     cores = None if bench.trial.trace is None else bench.trial.trace.sampler_cores
     own = "" if cores is None else f"; it takes {cores:.3f} of {bench.run.plan.limits.usable_cores:g} cores"
-    check = Check(
+    not_read = None if cores is not None else "not read"
+    check = make_check(
+        bench,
+        duel,
+        interval,
         id="sampler",
-        claim=SAMPLER_CLAIM,
-        target=TARGET,
-        measured=f"{describe_ratio(interval)} of the unwatched{cost}{own}",
+        claim="Watching the processes from outside does not slow them.",
+        target=NOT_SLOWER,
+        measured=f"{describe_ratio(interval)} of the unwatched{_cost('watching', interval)}{own}",
+        sides=("unwatched", "watched"),
+        figures=(Figure(quantity="processor time of watching", value=cores, unit="cores", reason=not_read),),
+        may_be_faster=True,
+    )
+    return [timed(check, found)]
+
+
+def make_check(
+    bench: Bench,
+    duel: Duel | str,
+    interval: RatioInterval,
+    *,
+    id: str,  # noqa: A002 - the record's own name for it
+    claim: str,
+    measured: str,
+    sides: tuple[str, str],
+    target: str = TARGET,
+    figures: tuple[Figure, ...] = (),
+    notes: tuple[str, ...] = (),
+    may_be_faster: bool = False,
+) -> Check:
+    """Return what a duel says of a claim that two rates are equal; `duel` is text where none was held."""
+    foreign = mean_foreign_cores(duel)
+    is_disturbed = bench.is_disturbing(foreign)
+    outcome, reason = judge_equal(interval, is_disturbed=is_disturbed, may_be_faster=may_be_faster)
+    has_pairs = not isinstance(duel, str) and duel.pairs
+    return Check(
+        id=id,
+        claim=claim,
+        target=target,
+        measured=measured,
         outcome=outcome,
         reason=reason,
         figures=(
-            figure("watched by unwatched", interval),
-            Figure(quantity="processor time of watching", value=cores, unit="cores", reason=_not_read(cores)),
-            *_rates(duel),
+            figure(f"{sides[1]} by {sides[0]}", interval),
+            *(_rates(duel, sides) if has_pairs and not isinstance(duel, str) else ()),
+            *figures,
         ),
-        foreign_cores=None if isinstance(duel, str) else mean_foreign_cores(duel),
+        foreign_cores=foreign,
         duels=() if isinstance(duel, str) else (duel,),
+        notes=notes if isinstance(duel, str) else (*notes, *duel.notes),
     )
-    return [timed(check, found)]
 
 
-def check_replay(bench: Bench, seconds: float) -> list[Check]:
-    """Record the device and hold its replay against it; a device that is itself a replay is held to its profile."""
-    if bench.run.plan.device.kind == "replay":
-        return [_check_profile(bench)]
-    with watch(bench) as found:
-        until_s = time.monotonic() + seconds
-        alone = Leg(
-            settings=Settings(num_workers=0, batch_size=bench.settings.batch_size),
-            role="ceiling",
-            feed="resident",
-            measure_s=PROFILE_MEASURE_S,
-        )
-        recorded = bench.run_trial(make_spec(bench.run, alone))
-        duel: Duel | str = f"the device could not be recorded: {recorded.failure and recorded.failure.message}"
-        if recorded.measurement is not None:
-            profile = make_profile("this device", [recorded])
-            real = bench.spec()
-            replayed = msgspec.structs.replace(real, device=DeviceChoice(kind="replay", profile=profile))
-            duel, _ = _hold(bench, until_s - time.monotonic(), "nothing", real, replayed)
-    interval = _interval(bench, duel)
-    outcome, reason = _judge(bench, duel, interval)
-    notes: tuple[str, ...] = ()
-    if bench.run.plan.device.kind == "cpu":
-        notes = ("On a CPU device and loader share the cores, so the replay burns the step's CPU time as well.",)
-    check = Check(
-        id="replay",
-        claim=REPLAY_CLAIM,
-        target=TARGET,
-        measured=f"replayed by real: {describe_ratio(interval)}",
-        outcome=outcome,
-        reason=reason,
-        figures=(figure("replayed by real", interval), *_rates(duel)),
-        foreign_cores=None if isinstance(duel, str) else mean_foreign_cores(duel),
-        duels=() if isinstance(duel, str) else (duel,),
-        notes=notes,
-    )
-    return [timed(check, found)]
+def _cost(what: str, interval: RatioInterval) -> str:
+    if interval.low is None or not interval.trusted:
+        return ""
+    return f"; {what} costs at most {100 * max(0.0, 1 / interval.low - 1):.1f} %"
 
 
-def _check_profile(bench: Bench) -> Check:
-    """Hold the rate of a replayed device on a resident batch against what its profile says."""
-    batch_size = bench.settings.batch_size
-    with watch(bench) as found:
-        leg = Leg(settings=bench.settings, role="ceiling", feed="resident", measure_s=PROFILE_MEASURE_S)
-        trial = bench.run_trial(make_spec(bench.run, leg))
-    profile = bench.run.plan.device.profile
-    point = None if profile is None else profile.at(batch_size)
-    outcome: Outcome = Outcome.UNKNOWN
-    reason: str | None = "the resident batch could not be trained"
-    figures: tuple[Figure, ...] = ()
-    told = "not measured"
-    if point is not None and trial.rate_per_s is not None:
-        said = batch_size / (max(point.device_s, point.host_cpu_s) + point.copy_s)
-        ratio = trial.rate_per_s / said
-        told = f"{trial.rate_per_s:.4g} samples/s, {said:.4g} by the profile: {ratio:.3f}x"
-        figures = (Figure(quantity="rate by profile", value=ratio, unit="x"),)
-        is_near = abs(ratio - 1.0) <= SAME_RATIO
-        outcome, reason = (Outcome.HOLDS, None) if is_near else (Outcome.FAILS, "the replay does not keep its time")
-        if not is_near and bench.is_disturbed:
-            outcome, reason = Outcome.UNKNOWN, "others used the processors meanwhile, so the difference may be theirs"
-    check = Check(
-        id="replay",
-        claim=REPLAYED_CLAIM,
-        target=f"within {100 * SAME_RATIO:g} % of the profile",
-        measured=told,
-        outcome=outcome,
-        reason=reason,
-        figures=figures,
-        trials=(_slim(trial),),
-        notes=("No real device is here to hold the replay against.",),
-    )
-    return timed(check, found)
-
-
-def _hold(
+def hold(
     bench: Bench,
     seconds: float,
     lacks: Lacks,
@@ -244,36 +184,53 @@ def _hold(
     *,
     with_trials: bool = False,
 ) -> tuple[Duel | str, list[TrialResult]]:
-    """Hold a duel within its seconds, or say why there is none; with a fresh trial before every start if asked to."""
-    run, trials = bench.run, list[TrialResult]()
-    trial_s = bench.trial.seconds_spent if with_trials else 0.0
-    plan = fit_duel(seconds - ABBA_PAIRS_MIN * trial_s, bench.trial, bench.trial, run.plan.device.kind)
+    """Hold a duel within its seconds, or say why there is none; with a fresh trial in every start if asked to."""
+    run, kind = bench.run, bench.run.plan.device.kind
+    own_s = ABBA_PAIRS_MIN * bench.trial.seconds_spent if with_trials else 0.0
+    returns = run.plan.limits.returns_memory
+    plan = fit_duel(seconds - own_s, bench.trial, bench.trial, kind, returns_memory=returns)
     if plan is None:
-        return f"{max(0.0, seconds):.0f} s are too few for a duel with these data", trials
-    arena = _arena(bench, lacks)
+        return f"{max(0.0, seconds):.0f} s are too few for a duel with these data", []
+    arena = replace(run.arena, baseline_lacks=lacks, nvml=bench.nvml if lacks == "sampler" else None)
     deadline_s = time.monotonic() + seconds
-    specs = (baseline or bench.spec(), contender or bench.spec())
-    if not with_trials:
-        duel = hold_duel(arena, *specs, plan, deadline_s, _quietly)
-        return (duel if duel.failure is None else duel.failure.message), trials
-    duels = []
-    share = replace(plan, pairs=max(2, plan.pairs // plan.restarts), restarts=1)
-    for start in range(plan.restarts):
-        trials.append(bench.run_trial(apart(bench.spec(), start, 0)))
-        ours = [apart(spec, start, side) for side, spec in enumerate(specs)]
-        duels.append(hold_duel(arena, ours[0], ours[1], share, deadline_s, _quietly))
-        failure = trials[-1].failure or duels[-1].failure
-        if failure is not None:
+    try:
+        if with_trials:
+            one_start = replace(plan, pairs=max(2, plan.pairs // plan.restarts), restarts=1)
+            return _hold_with_trials(bench, arena, one_start, plan.restarts, deadline_s)
+        duel = hold_duel(arena, baseline or bench.spec(), contender or bench.spec(), plan, deadline_s, _quietly)
+    except FreezeForbiddenError as error:
+        return f"two sides cannot run by turns: {error}", []
+    run.samples_used += 2 * plan.restarts * STRIDE_SAMPLES
+    return (duel if duel.failure is None else duel.failure.message), []
+
+
+def _hold_with_trials(
+    bench: Bench, arena: Arena, one_start: DuelPlan, starts: int, deadline_s: float
+) -> tuple[Duel | str, list[TrialResult]]:
+    """Hold a duel start by start, each beside a fresh trial: before it and after it by turns, so that drift cancels."""
+    duels, trials = list[Duel](), list[TrialResult]()
+    for start in range(starts):
+        if start >= STARTS_MIN and time.monotonic() > deadline_s:
+            break
+        failure = None
+        for is_trial in (True, False) if start % 2 == 0 else (False, True):
+            spec = apart(bench.spec(), start, 0) if bench.run.cache == "warm" else bench.spec()
+            if is_trial:
+                trials.append(bench.run_trial(spec))
+                failure = failure or trials[-1].failure
+            else:
+                duels.append(hold_duel(arena, spec, spec, one_start, deadline_s, _quietly))
+                bench.run.samples_used += 2 * STRIDE_SAMPLES
+                failure = failure or duels[-1].failure
+        if failure is not None and start < STARTS_MIN:
             return failure.message, trials
+        if failure is not None:
+            break
     return _join(duels), trials
 
 
 def _quietly(done: int, planned: int) -> None:
     """Tell nothing of a duel's progress: the check's name stands there."""
-
-
-def _arena(bench: Bench, lacks: Lacks) -> Arena:
-    return replace(bench.run.arena, baseline_lacks=lacks, nvml=bench.nvml if lacks == "sampler" else None)
 
 
 def _join(duels: Sequence[Duel]) -> Duel:
@@ -296,40 +253,18 @@ def _starts(duels: Sequence[Duel]) -> list[tuple[int, int]]:
     return [(number, pair.restart) for number, duel in enumerate(duels) for pair in duel.pairs]
 
 
-def _interval(bench: Bench, duel: Duel | str) -> RatioInterval:
-    """Return a duel's interval, judged as that of a probe is."""
+def read_interval(duel: Duel | str) -> RatioInterval:
+    """Return a duel's interval, judged as that of a probe is; `duel` is text where none was held."""
     if isinstance(duel, str):
         return RatioInterval(pairs=0, reason=duel)
-    foreign = mean_foreign_cores(duel)
-    if foreign is not None:
-        bench.foreign_cores.append(foreign)
-    pace = find_pace(bench.trial, bench.run.plan.device.kind)
-    burst = pace.burst_steps * bench.settings.batch_size if pace.burst_steps > 1 else 0
-    return duel_interval(duel.pairs, burst_samples=(burst, burst))
+    return duel_interval(duel.pairs, burst_samples=burst_samples(duel))
 
 
-def _judge(bench: Bench, duel: Duel | str, interval: RatioInterval) -> tuple[Outcome, str | None]:
-    if isinstance(duel, str):
-        return Outcome.UNKNOWN, duel
-    return judge_equal(interval, is_disturbed=bench.is_disturbed)
-
-
-def _rates(duel: Duel | str) -> tuple[Figure, ...]:
+def _rates(duel: Duel, sides: tuple[str, str]) -> tuple[Figure, ...]:
     """Return both sides' rates as rows."""
-    if isinstance(duel, str) or not duel.pairs:
-        return ()
     baseline = sum(p.baseline_samples for p in duel.pairs) / sum(p.baseline_s for p in duel.pairs)
     contender = sum(p.contender_samples for p in duel.pairs) / sum(p.contender_s for p in duel.pairs)
     return (
-        Figure(quantity="rate of the first side", value=baseline, unit="samples/s"),
-        Figure(quantity="rate of the second side", value=contender, unit="samples/s"),
+        Figure(quantity=f"rate, {sides[0]}", value=baseline, unit="samples/s"),
+        Figure(quantity=f"rate, {sides[1]}", value=contender, unit="samples/s"),
     )
-
-
-def _not_read(value: float | None) -> str | None:
-    return None if value is not None else "not read"
-
-
-def _slim(trial: TrialResult) -> TrialResult:
-    """Return a trial without its trace: the file is for sending."""
-    return msgspec.structs.replace(trial, trace=None)

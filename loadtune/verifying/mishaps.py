@@ -16,7 +16,7 @@ from loadtune.verifying.bench import Bench, timed, watch
 
 MISHAPS = "loadtune.workload.mishaps:"
 ROOM_BYTES = 1 << 30
-"""Memory that the growing data set may take before it must be ended: more than an idle trial, less than any machine."""
+"""Memory beyond that of an ordinary trial that the growing data set may take before it must be ended."""
 LIMIT_S = 40.0
 """Longest wait for a mishap; it takes two seconds."""
 MEASURE = MeasureOptions(warm_up_s=1.0, cap_s=20.0, silence_s=20.0, measure_s=15.0)
@@ -39,14 +39,17 @@ def check_host_memory(bench: Bench) -> Check:
     limits = bench.run.plan.limits
     if limits.memory_available_bytes < 2 * ROOM_BYTES:
         return _not_tried("host-memory", HOST_CLAIM, "under 2 GiB of memory are free: it would be a real shortage")
-    return _check(
+    ordinary = 0 if bench.trial.trace is None else bench.trial.trace.peak_memory_bytes or 0
+    check = _check(
         bench,
         _spec(bench, "Growing", num_workers=0),
         id="host-memory",
         claim=HOST_CLAIM,
         expected=(Cause.HOST_MEMORY,),
-        memory_end_bytes=ROOM_BYTES,
+        memory_end_bytes=ordinary + ROOM_BYTES,
     )
+    limit_gib = (ordinary + ROOM_BYTES) / 2**30
+    return msgspec.structs.replace(check, notes=(f"The limit was lowered to {limit_gib:.1f} GiB for this check.",))
 
 
 HOST_CLAIM = "A trial that takes too much memory is ended before the kernel ends something else."
@@ -95,11 +98,12 @@ def _check(
         if memory_end_bytes is not None:
             runner.memory_end_bytes = min(runner.memory_end_bytes, memory_end_bytes)
         failed = _run(runner, spec)
-        left = find_leftovers(bench.launcher.groups, began_s)
         good = msgspec.structs.replace(
             _spec(bench, "Plain", num_workers=2), measure=MeasureOptions(measure_s=0.5, window_min_s=0.2, cap_s=10.0)
         )
-        after = _run(Runner(bench.launcher, bench.nvml, bench.run.plan.limits, Sources(), began_s), good)
+        left = find_leftovers(bench.launcher.groups, began_s)
+        after = _run(Runner(bench.launcher, bench.nvml, bench.run.plan.limits, Sources(), bench.run.began_s), good)
+        left = list(dict.fromkeys(left + find_leftovers(bench.launcher.groups, began_s)))
     cause = None if failed.failure is None else failed.failure.cause
     told = "it completed" if failed.failure is None else f"{cause}: {failed.failure.message}"
     problems = []

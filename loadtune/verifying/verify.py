@@ -6,8 +6,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import msgspec
-
 from loadtune import options as asked
 from loadtune.advice.search import Leg
 from loadtune.engine.launcher import Launcher
@@ -22,8 +20,9 @@ from loadtune.records.report import Report
 from loadtune.records.verification import Check, Figure, Outcome, Verification
 from loadtune.render.progress import Progress
 from loadtune.verifying.bench import MEASURE_S, STEAL_MAX_RATIO, Bench, deadline_after_s, make_spec
-from loadtune.verifying.comparisons import check_plain_loop, check_replay, check_same, check_sampler
+from loadtune.verifying.comparisons import check_plain_loop, check_same, check_sampler
 from loadtune.verifying.mishaps import check_device_memory, check_host_memory, check_killed_worker
+from loadtune.verifying.replaying import check_replay
 from loadtune.version import __version__
 
 WHOLE_S, QUICK_S = 300.0, 60.0
@@ -105,7 +104,7 @@ def verify(options: ProbeOptions, sink: VerificationSink, progress: Progress, *,
     refuse_other_platforms()
     refuse_other_distribution()
     refuse_several_ranks()
-    options = replace(options, budget_s=QUICK_S if is_quick else WHOLE_S)
+    options = replace(options, budget_s=QUICK_S if is_quick else WHOLE_S, cpu_crop_px=CPU_CROP_PX)
     asked.check(options)
     began_s = time.monotonic() if options.began_s is None else options.began_s
     with ExitStack() as stack:
@@ -115,7 +114,6 @@ def verify(options: ProbeOptions, sink: VerificationSink, progress: Progress, *,
         stack.callback(nvml.close)
         progress.start("starting: importing torch, reading the machine and the data set")
         run = prepare(options, launcher, nvml, _NoReport(), progress, began_s, stack)
-        _make_light(run)
         ledger = _Ledger(run, is_quick, [])
         status: Status = "complete"
         try:
@@ -129,14 +127,6 @@ def verify(options: ProbeOptions, sink: VerificationSink, progress: Progress, *,
         found = ledger.verification(status)
     sink.finish(found)
     return found
-
-
-def _make_light(run: Probe) -> None:
-    """Train on small crops where a CPU trains and nothing else was asked for."""
-    if run.plan.device.kind == "cpu" and run.options.crop_px is None:
-        workload = msgspec.structs.replace(run.plan.workload, crop_px=CPU_CROP_PX, base_size_px=CPU_CROP_PX)
-        run.plan = replace(run.plan, workload=workload)
-        run.request = msgspec.structs.replace(run.request, workload=workload)
 
 
 def _work(ledger: _Ledger, launcher: Launcher, nvml: Nvml) -> Iterator[None]:

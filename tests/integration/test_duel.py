@@ -2,16 +2,18 @@
 
 import time
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
 from loadtune.advice.budget import DuelPlan
 from loadtune.engine.abba import fits_together, hold_abba
 from loadtune.engine.duel import DuelInterruptedError, apart, hold_duel
-from loadtune.engine.sides import Arena
+from loadtune.engine.sides import Arena, FreezeForbiddenError
 from loadtune.monitor.host import read_limits
 from loadtune.monitor.sampler import Sampler
 from loadtune.payload import share_objects
+from loadtune.probing import _hold
 from loadtune.records.measurement import Cause
 from loadtune.records.messages import Sources
 from loadtune.records.profile import ProfilePoint, ReplayProfile
@@ -165,6 +167,35 @@ def dying(launcher, life_s, plan):
         sources = Sources(payload_path=share_objects({"dataset": Dying(life_s)}, stack))
         specs = [make_spec("", 0, batch_size=2) for _ in range(2)]
         return hold(launcher, *specs, plan, sources=sources)
+
+
+def test_where_a_process_may_not_be_stopped_the_duel_says_so(launcher, monkeypatch):
+    """No permission to signal, or a sandbox in which SIGSTOP does nothing; the side that was started is gone."""
+
+    def forbid(self, number):
+        raise PermissionError
+
+    monkeypatch.setattr("loadtune.engine.launcher.TrialProcess.signal_group", forbid)
+    with pytest.raises(FreezeForbiddenError, match="may not be signalled"):
+        hold(launcher, side(0.02), side(0.02))
+    monkeypatch.setattr("loadtune.engine.launcher.TrialProcess.signal_group", lambda self, number: None)
+    monkeypatch.setattr("loadtune.engine.sides.STOP_LIMIT_S", 0.2)
+    with pytest.raises(FreezeForbiddenError, match="went on"):
+        hold(launcher, side(0.02), side(0.02))
+    assert launcher._alive == {}
+
+
+def test_a_probe_then_alternates_fresh_runs(launcher, monkeypatch):
+    """ABBA, and its note says why."""
+
+    def forbidden(*arguments):
+        raise FreezeForbiddenError("processes may not be signalled here")
+
+    monkeypatch.setattr("loadtune.probing.hold_duel", forbidden)
+    run = SimpleNamespace(arena=None, runner=make_runner(launcher))
+    duel = _hold(run, side(0.05), side(0.04), None, time.monotonic(), lambda done, planned: None, None)
+    assert duel.method == "abba"
+    assert duel.notes == ("Processes may not be signalled here, so fresh runs alternated (ABBA).",)
 
 
 def test_a_side_that_dies_in_the_middle_leaves_the_pairs_before_it(launcher):

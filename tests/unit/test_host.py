@@ -165,6 +165,24 @@ def test_shared_memory_counts_only_as_a_mount(root):
     assert read_limits(root=root.folder).shm_total_bytes > 0
 
 
+@pytest.mark.parametrize(
+    ("device", "features", "returns"),
+    [
+        ("0x0005", "0110010100", True),
+        ("0x0005", "0110000100", False),
+        ("0x0002", "0110010100", False),
+        ("0x0005", "01", False),
+        ("", "0110010100", False),
+    ],
+)
+def test_a_balloon_that_reports_free_pages_returns_memory(root, device, features, returns):
+    """Bit 5 of device 5; another device, a short or an empty file says no."""
+    assert not read_limits(root=root.folder).returns_memory
+    root.write("sys/bus/virtio/devices/virtio0/device", device)
+    root.write("sys/bus/virtio/devices/virtio0/features", features)
+    assert read_limits(root=root.folder).returns_memory is returns
+
+
 def test_throttling_needs_both_counters(root):
     """A group without a quota has a cpu.stat without periods."""
     root.mounts(V2_MOUNT)

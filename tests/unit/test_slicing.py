@@ -69,3 +69,29 @@ def test_the_head_is_a_part_of_the_slice():
 def test_a_duel_that_does_not_fit_is_not_planned():
     """Ten seconds hold no eight pairs of a loader that takes half a second a start."""
     assert fit_duel(3.0, trial(), trial(), "cpu") is None
+
+
+HEAVY = {"batch_bytes": 64 << 20}
+"""Ten batches of 64 MB a second, at 160 samples a second."""
+
+
+def test_memory_that_goes_back_to_the_host_has_time_to_do_so():
+    """What the other side freed is handed back while this one runs: its first 2.5 s do not count."""
+    plan = fit_duel(120.0, trial(rate=160.0, **HEAVY), trial(rate=160.0), "cpu", returns_memory=True)
+    assert plan.dropped_s == pytest.approx(2.5)
+    assert plan.slice_s >= 2.5 / HEAD_SHARE_MAX
+    assert plan.note is None
+
+
+@pytest.mark.parametrize(("measured", "returns_memory"), [(HEAVY, False), ({}, True), ({"batch_bytes": 1000}, True)])
+def test_other_machines_and_light_batches_lose_no_time(measured, returns_memory):
+    """Bare metal keeps what was freed; little memory does not show."""
+    plan = fit_duel(120.0, *[trial(rate=160.0, **measured)] * 2, "cpu", returns_memory=returns_memory)
+    assert (plan.dropped_s, plan.slice_s, plan.note) == (HEAD_MIN_S, SLICE_MAX_S, None)
+
+
+def test_a_duel_too_short_to_settle_says_so():
+    """The usual heads, and a note that the report carries."""
+    plan = fit_duel(40.0, *[trial(rate=160.0, **HEAVY)] * 2, "cpu", returns_memory=True)
+    assert plan.dropped_s == HEAD_MIN_S
+    assert "handed back" in plan.note

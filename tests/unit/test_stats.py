@@ -338,3 +338,20 @@ def test_pooled_noise_narrows_two_rounds():
     alone = stats.paired_ratio_interval([101.0, 99.0], [100.0, 100.0])
     lent = stats.paired_ratio_interval([101.0, 99.0], [100.0, 100.0], stats.PooledNoise(0.01, 8))
     assert lent.low > alone.low
+
+
+def test_a_ratio_beyond_what_a_float_holds_is_an_interval_all_the_same():
+    """A file that somebody wrote by hand must not end in a traceback."""
+    wild = [
+        SlicePair(
+            baseline_samples=1e-300 if place % 2 else 1e300,
+            baseline_s=1.0,
+            contender_samples=1e300 if place % 2 else 1e-300,
+            contender_s=1.0,
+            baseline_first=True,
+            restart=place // 2,
+        )
+        for place in range(8)
+    ]
+    interval = stats.duel_interval(wild)
+    assert 0.0 < interval.low <= interval.high < math.inf

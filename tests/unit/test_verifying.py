@@ -66,6 +66,12 @@ def test_an_interval_that_is_not_trusted_tells_nothing():
     assert figure("ratio", nothing).reason == "9 s are too few"
 
 
+def test_what_may_only_slow_down_may_be_faster():
+    """Watching is not held responsible for a side that ran faster."""
+    for low, high, outcome in ((1.04, 1.2, Outcome.HOLDS), (0.98, 1.2, Outcome.HOLDS), (0.9, 0.96, Outcome.FAILS)):
+        assert judge_equal(interval(low, high), is_disturbed=False, may_be_faster=True)[0] is outcome
+
+
 def bench(foreign, steal, limit=0.2):
     run = SimpleNamespace(arena=SimpleNamespace(foreign_limit_cores=limit))
     return Bench(
