@@ -12,6 +12,8 @@ because it is narrow is a little narrower than it should be.
 
 import argparse
 import math
+import signal
+import sys
 import time
 from statistics import fmean, stdev
 from types import SimpleNamespace
@@ -53,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds after which no cell is begun")
     until_s = time.monotonic() + parser.parse_args().limit
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a plain loop that stands still is ended too
     record = records.load("fidelity")
     with Launcher() as launcher:
         launcher.wait_until_ready()

@@ -143,7 +143,8 @@ def judge_equal(
         return Outcome.FAILS, f"the whole interval lies more than {100 * SAME_RATIO:g} % from 1"
     half = 100 * (math.sqrt(interval.high / interval.low) - 1)
     others = ", while others used the processors" if is_disturbed else ""
-    return Outcome.UNKNOWN, f"the noise is too large: this run could have told {half:.1f} %{others}"
+    told = f"the smallest difference that this run could have told is {half:.1f} %{others}"
+    return Outcome.UNKNOWN, f"the interval lies on both sides of a limit: {told}"
 
 
 def describe_ratio(interval: RatioInterval) -> str:
