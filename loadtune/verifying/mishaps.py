@@ -63,19 +63,28 @@ def check_device_memory(bench: Bench) -> Check | None:
         return None
     spec = _spec(bench, "Plain", num_workers=0)
     if kind == "replay":
-        point = ProfilePoint(batch_size=spec.settings.batch_size, device_s=0.01, memory_bytes=2)
-        profile = ReplayProfile(name="too small", origin="estimated", points=(point,), device_memory_bytes=1)
-        spec = msgspec.structs.replace(spec, device=DeviceChoice(kind="replay", profile=profile))
+        spec = msgspec.structs.replace(spec, device=_replay(device_memory_bytes=1))
     else:
         workload = msgspec.structs.replace(spec.workload, train_step_target=f"{MISHAPS}exhaust_device")
         spec = msgspec.structs.replace(spec, workload=workload)
     return _check(bench, spec, id="device-memory", claim=DEVICE_CLAIM, expected=(Cause.DEVICE_MEMORY,))
 
 
+def _replay(device_memory_bytes: int | None = None) -> DeviceChoice:
+    """Return a quick replayed device; a batch takes 2 bytes of its memory."""
+    point = ProfilePoint(batch_size=2, device_s=0.01, memory_bytes=2)
+    profile = ReplayProfile(
+        name="for a mishap", origin="estimated", points=(point,), device_memory_bytes=device_memory_bytes
+    )
+    return DeviceChoice(kind="replay", profile=profile)
+
+
 def _spec(bench: Bench, dataset: str, num_workers: int) -> TrialSpec:
+    """Return a trial that is over in seconds: a replayed device takes short steps, whatever the user's profile says."""
+    device = bench.run.plan.device
     return TrialSpec(
         settings=Settings(num_workers=num_workers, batch_size=2),
-        device=bench.run.plan.device,
+        device=_replay() if device.kind == "replay" else device,
         workload=WorkloadSpec(dataset_target=f"{MISHAPS}{dataset}", train_step_target=f"{MISHAPS}do_nothing"),
         threads=1,
         measure=MEASURE,

@@ -110,6 +110,12 @@ def test_a_mishap_that_is_told_wrongly_fails(launcher, monkeypatch):
     assert "process 7" in check.reason
 
 
+def test_a_slow_replayed_device_does_not_hide_a_mishap(launcher):
+    """A minute a step in the user's profile: the worker dies within seconds all the same."""
+    check = mishaps.check_killed_worker(make_bench(launcher, replay(60.0)))
+    assert check.outcome is Outcome.HOLDS
+
+
 def test_a_cpu_has_no_memory_of_its_own(launcher):
     """There is nothing to exhaust but the host's."""
     assert mishaps.check_device_memory(make_bench(launcher, DeviceChoice(kind="cpu"))) is None
