@@ -32,6 +32,8 @@ SETTLE_S = 2.5
 2 s a loader of 64 MB batches ran at 0.8 of its free rate, and after 2.5 s of a turn at that rate."""
 SETTLE_BYTES_PER_S = 1e8
 """Memory that a loader must move for that to show; with less, heads of 2.5 s would be time lost."""
+SETTLED_STARTS_MIN = 3
+"""Starts that a duel with long heads must have room for: with two, Student's factor of 12.7 would hide the answer."""
 UNSETTLED = (
     "Memory that one side frees is handed back to this virtual machine's host while the other runs, and there was no "
     "time for slices that leave this out: the ratio may be off where one side moves more memory than the other."
@@ -104,7 +106,7 @@ def fit_duel(
     if not returns_memory or max(pace.bytes_per_s for pace in paces) < SETTLE_BYTES_PER_S:
         return _fit(left_s, seconds, paces, head_s)
     settled = _fit(left_s, seconds, paces, max(head_s, SETTLE_S), must_settle=True)
-    if settled is not None:
+    if settled is not None and settled.restarts >= SETTLED_STARTS_MIN:
         return settled
     hasty = _fit(left_s, seconds, paces, head_s)
     return None if hasty is None else replace(hasty, note=UNSETTLED)

@@ -95,3 +95,11 @@ def test_a_duel_too_short_to_settle_says_so():
     plan = fit_duel(40.0, *[trial(rate=160.0, **HEAVY)] * 2, "cpu", returns_memory=True)
     assert plan.dropped_s == HEAD_MIN_S
     assert "handed back" in plan.note
+
+
+@pytest.mark.parametrize("left_s", [60.0, 70.0, 72.0, 75.0, 80.0, 100.0])
+def test_no_duel_settles_at_the_price_of_its_starts(left_s):
+    """Two starts tell little: then rather the usual heads, more starts, and the note."""
+    plan = fit_duel(left_s, *[trial(rate=160.0, **HEAVY)] * 2, "cpu", returns_memory=True)
+    assert plan.restarts >= 3
+    assert (plan.note is None) == (plan.dropped_s == pytest.approx(2.5))
