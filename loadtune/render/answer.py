@@ -274,7 +274,7 @@ def _compose_saving(recommendation: Recommendation) -> list[str]:
 
 
 def compose_why(report: Report, *, with_findings: bool = True) -> tuple[str, ...]:
-    """Return the reasons of the selection, what ties with it, and the findings with their numbers."""
+    """Return the reasons of the selection, what ties with it, the duel's notes, and the findings with their numbers."""
     lines: list[str] = []
     recommendation = report.recommendation
     if recommendation is not None:
@@ -282,6 +282,8 @@ def compose_why(report: Report, *, with_findings: bool = True) -> tuple[str, ...
         if recommendation.ties:
             tied = "; ".join(format_settings(settings) for settings in recommendation.ties)
             lines.append(f"As fast within the tie rule, and dearer: {tied}.")
+    if report.duels:  # how the claim was come by, where that was not the usual way
+        lines += [one_line(note) for note in report.duels[-1].notes]
     for finding in report.findings if with_findings else ():
         if finding.severity != "warning":
             action = f" {one_line(finding.action)}" if finding.action else ""

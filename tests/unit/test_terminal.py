@@ -63,6 +63,14 @@ def test_terminal_matches_its_golden(name: str) -> None:
     assert shown == golden.read_text(encoding="utf-8")
 
 
+def test_a_duel_held_in_another_way_says_so() -> None:
+    """What its notes say stands among the reasons: fresh runs in turns, or memory that had no time to settle."""
+    report = faster_report()
+    noted = msgspec.structs.replace(report.duels[-1], notes=("Fresh runs alternated (ABBA).",))
+    lines = answer_lines(msgspec.structs.replace(report, duels=(*report.duels[:-1], noted)))
+    assert "  - Fresh runs alternated (ABBA)." in lines
+
+
 def test_answer_comes_in_its_fixed_order() -> None:
     """Now, use, ceiling, costs, took; then why, warnings, what to paste, what is next."""
     lines = answer_lines(faster_report())
