@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -286,6 +287,11 @@ def note_duel(record: dict[str, Any], launcher: Launcher, runner: Runner, plan: 
         "starts": len({pair.restart for pair in duel.pairs}),
     }
     record["rows"][count].update(said)
+    foreign = [pair.foreign_cores for pair in duel.pairs if pair.foreign_cores is not None]
+    if foreign:
+        # `measure` takes the sides for strangers: the server that started them is waited for at the very end.
+        for row in record["rows"][count:]:
+            row["foreign_cpu_cores"] = round(fmean(foreign), 3)
     print(
         f"{keys['variant']} {keys['repeat']}: {said['verdict']} {interval.estimate} {said['reason'] or ''}", flush=True
     )

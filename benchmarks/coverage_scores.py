@@ -15,6 +15,8 @@ OTHERS_MIN = 3
 """Probes that make a pooled truth for another; with two, their own noise decides."""
 SHARE_MIN = 0.9
 """Of the intervals that hold and of the choices that agree. The intervals claim 0.95."""
+JUDGED_SHARE_MIN = 0.5
+"""Of the probes, whose intervals could be judged: with fewer, probes that state nothing would keep the promise."""
 SAME_FALSE_MAX = 3
 """False FASTER of 60 duels: 2.5 % each would give 1.5, and seven in a hundred such runs exceed 3."""
 FASTER_SHARE_MIN = 0.9
@@ -162,13 +164,14 @@ def judge(record: dict[str, Any], probes: int, same: int, faster: int) -> list[C
     tally = tally_intervals(said)
     agreeing = count_agreeing(said)
     is_whole = len(said) >= probes
+    has_judged = is_whole and tally.judged >= JUDGED_SHARE_MIN * len(said)
     duels = {part: _duels(record, part) for part in ("same", "faster")}
     shown = {part: sum(row["verdict"] == Verdict.FASTER for row in rows) for part, rows in duels.items()}
     holding = sum(row["low"] is not None and row["low"] <= TRUE_RATIO <= row["high"] for row in duels["faster"])
     of_same, of_faster = len(duels["same"]), len(duels["faster"])
     missing = f"not judged {tally.untold}, none stated {tally.without}"
     return [
-        _share("intervals that hold the pooled truth", tally.held, tally.judged, SHARE_MIN, is_whole, missing),
+        _share("intervals that hold the pooled truth", tally.held, tally.judged, SHARE_MIN, has_judged, missing),
         _share("choices that agree", agreeing, len(said), SHARE_MIN, is_whole, f"{len(said)} of {probes} probes"),
         Criterion(
             "FASTER, a setting against itself",

@@ -139,6 +139,13 @@ def test_whole_parts_are_judged():
     assert met(rows) == [None, False, False, False, None]
 
 
+def test_intervals_that_few_probes_state_are_not_judged():
+    rows = [row for repeat in range(4) for row in probe_rows(repeat, 2.0, 1.9, 2.1)]
+    silent = [row for repeat in range(4, 9) for row in probe_rows(repeat, 2.0, 1.9, 2.1, "too coarse")]
+    assert met([*rows, *silent[:4]], probes=8)[0] is True
+    assert met([*rows, *silent], probes=9)[0] is None
+
+
 def test_lines_count_verdicts_and_what_holds():
     rows = [row for repeat in range(4) for row in probe_rows(repeat, 2.0, 1.9, 2.1)]
     rows += duel_rows("same", ["SAME", "FASTER"], low=1.01) + duel_rows("faster", ["FASTER"])
