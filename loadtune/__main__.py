@@ -3,8 +3,8 @@
 import sys
 import traceback
 
-from loadtune.cli import BUG_EXIT_CODE
 from loadtune.cli import main as run
+from loadtune.cli.showing import BUG_EXIT_CODE
 
 
 def main() -> None:

@@ -23,6 +23,9 @@ Baseline = Annotated[
     str | None, typer.Option(help="What you run today: num_workers=2,batch_size=16.  [torch's suggestion]")
 ]
 JsonPath = Annotated[str | None, typer.Option("--json", help="Also write the JSON here; - prints it instead of text.")]
+Emit = Annotated[
+    str | None, typer.Option(help="Print only the settings, for configuration files: python, yaml, hydra or json.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set, where it is ambiguous.")]
 Split = Annotated[str | None, typer.Option(help="Split of the data set.  [train, if there is one]")]

@@ -79,11 +79,15 @@ class ProbeOptions:
     cold: bool = False
     seed: int = 0
     import_limit_s: float = 60.0
+    ranks: int = 1
+    """Processes that wait for this answer, this one included."""
+    may_recall: bool = False
+    """Whether an answer kept from before will do. A finished one is kept either way."""
     command: tuple[str, ...] = ()
     began_s: float | None = None
     """time.monotonic() at which the budget began to run; None: when the probe starts."""
     objects: Mapping[str, Any] = field(default_factory=dict)
-    """Handed over by value: "dataset", "model", "train_step"."""
+    """Handed over by value: "dataset", "model", "loss", "optimizer" (class and options), "train_step"."""
 
     def crop_on(self, device: DeviceKind) -> int:
         """Return the side of the training crop."""

@@ -29,6 +29,7 @@ from loadtune.records.settings import (
     TrialSpec,
     WorkloadSpec,
 )
+from loadtune.records.stored import PLAIN_MASKS, Masks, Shards, Stored
 
 CUDA_INDEX_DEFAULT = 0
 WARM_UP_SHARE = 0.05
@@ -88,9 +89,21 @@ class Plan:
         )
 
 
-def workload_to_look_at(options: ProbeOptions, dataset_target: str | None) -> WorkloadSpec:
+def workload_to_look_at(
+    options: ProbeOptions,
+    dataset_target: str | None,
+    masks: Masks = PLAIN_MASKS,
+    stored: Stored | None = None,
+    sample_count: int | None = None,
+) -> WorkloadSpec:
     """Return what is known of the workload before the data were looked at."""
-    return WorkloadSpec(dataset_target=dataset_target, import_limit_s=options.import_limit_s)
+    return WorkloadSpec(
+        dataset_target=dataset_target,
+        import_limit_s=options.import_limit_s,
+        masks=masks,
+        stored=stored,
+        sample_count=sample_count,
+    )
 
 
 def wanted_cuda(options: ProbeOptions) -> int | None:
@@ -121,11 +134,9 @@ def make_plan(options: ProbeOptions, workload: WorkloadSpec, limits: HostLimits,
         workload=_settle_workload(options, workload, device, inspected),
         baseline=baseline,
         baseline_origin=origin,
-        num_workers=workers
-        if workers is not None
-        else auto_workers(limits.usable_cores, count, own_batch, device.kind),
+        num_workers=workers if workers is not None else _auto_workers(limits, workload, count, own_batch, device),
         batch_sizes=(own_batch,) if is_batch_fixed else batch_sizes or auto_batches(own_batch, device.kind, count),
-        may_extend_workers=workers is None,
+        may_extend_workers=workers is None and not isinstance(workload.stored, Shards),
         may_extend_batch=batch_sizes is None and not is_batch_fixed and device.kind != "cpu",
         measure=_measure_options(options.budget_s),
         limits=limits,
@@ -140,8 +151,17 @@ def make_plan(options: ProbeOptions, workload: WorkloadSpec, limits: HostLimits,
             epochs=options.epochs,
             accumulate=options.accumulate > 1,
         ),
-        warnings=tuple(_warnings(options, device, inspected, own_batch)),
+        warnings=tuple(_warnings(options, device, inspected, own_batch, workload)),
     )
+
+
+def _auto_workers(
+    limits: HostLimits, workload: WorkloadSpec, count: int | None, batch_size: int, device: DeviceChoice
+) -> tuple[int, ...]:
+    """Return the worker counts of the grid, none beyond the number of shards."""
+    counts = auto_workers(limits.usable_cores, count, batch_size, device.kind)
+    most = len(workload.stored.paths) if isinstance(workload.stored, Shards) else max(counts)
+    return tuple(sorted({*(each for each in counts if each <= most), min(most, max(counts))}))
 
 
 def make_search(plan: Plan, obstacle: Callable[[Settings], Obstacle | None], seed: int) -> GridSearch:
@@ -229,6 +249,7 @@ def _settle_workload(
     return msgspec.structs.replace(
         workload,
         sample_count=inspected.sample_count,
+        masks=inspected.masks or workload.masks,
         crop_px=crop_px,
         base_size_px=options.base_size_px or crop_px,
         augment=options.augment,
@@ -269,7 +290,19 @@ def _measure_options(budget_s: float) -> MeasureOptions:
     )
 
 
-def _warnings(options: ProbeOptions, device: DeviceChoice, inspected: Inspected, own_batch: int) -> Iterator[str]:
+def _shard_warnings(options: ProbeOptions, shards: int) -> Iterator[str]:
+    """Say where workers would go without a shard."""
+    asked = parse_workers(options)
+    if asked is None or max(asked) > shards:
+        yield (
+            f"{shards} shard{'s' if shards > 1 else ''}: a worker beyond that many has nothing to read\n"
+            "write the data into more and smaller shards to use more workers"
+        )
+
+
+def _warnings(
+    options: ProbeOptions, device: DeviceChoice, inspected: Inspected, own_batch: int, workload: WorkloadSpec
+) -> Iterator[str]:
     """Yield what a reader must know before any number, each as what and hint."""
     if device.kind == "cpu" and options.crop_px is None:
         size, batch = options.cpu_crop_px, DEFAULT_BATCH_SIZES["cpu"]
@@ -283,7 +316,9 @@ def _warnings(options: ProbeOptions, device: DeviceChoice, inspected: Inspected,
             f"an epoch of {count} samples has {max(1, count // batch)} batches of {batch}: more workers would idle\n"
             "give --num-workers to measure them all the same, as for a larger data set of this kind"
         )
-    if inspected.is_iterable:
+    if isinstance(workload.stored, Shards):
+        yield from _shard_warnings(options, len(workload.stored.paths))
+    elif inspected.is_iterable:
         yield (
             "an IterableDataset is read by every worker: without sharding by get_worker_info() samples repeat\n"
             "compare the samples of an epoch at 0 and at 2 workers before using more than one"

@@ -125,15 +125,21 @@ def prepare(
     listing = None
     if target is None and "dataset" not in options.objects:
         listing = list_dataset(Path(options.dataset), options.layout, options.split)
-        stack.callback(listing.index.close)
-        progress.note(f"{listing.described}: {len(listing.index):,} samples")
+        if listing.index is not None:
+            stack.callback(listing.index.close)
+        progress.note(f"{listing.described}: {listing.sample_count:,} samples")
     environment = collect_environment(None if listing is None else options.dataset, nvml, options.ranks_per_node)
     payload_path = share_objects(options.objects, stack) if options.objects else None
-    sources = Sources(index_path=None if listing is None else listing.index.shared_path, payload_path=payload_path)
+    index = None if listing is None else listing.index
+    sources = Sources(index_path=None if index is None else index.shared_path, payload_path=payload_path)
     launcher.wait_until_ready()
     start_up_s = time.monotonic() - began_s
     runner = Runner(launcher, nvml, environment.limits, sources, began_s)
-    workload = workload_to_look_at(options, target)
+    workload = (
+        workload_to_look_at(options, target)
+        if listing is None
+        else workload_to_look_at(options, None, listing.masks, listing.stored, listing.sample_count)
+    )
     batches = asked.parse_batches(options) or (2,)
     progress.phase("looking at the data and the device")
     look = InspectTask(workload=workload, sources=sources, batch_size=batches[0], cuda_index=wanted_cuda(options))
@@ -200,6 +206,7 @@ def _describe(options: ProbeOptions, listing: Listing | None, looked: Inspected,
     if listing is None:
         kind = "iterable data set" if looked.is_iterable else "data set"
         described = f"your own {kind}" + (", in a DataLoader" if looked.loader_settings is not None else "")
+        described += ", its pictures cropped and scaled as DeepLab does" if looked.is_prepared else ""
         return DatasetSummary(
             source=options.dataset,
             layout="target",
@@ -211,7 +218,7 @@ def _describe(options: ProbeOptions, listing: Listing | None, looked: Inspected,
         source=options.dataset,
         layout=listing.layout,
         described=listing.described,
-        sample_count=len(listing.index),
+        sample_count=listing.sample_count,
         split=listing.split,
         left_out=listing.left_out,
         total_bytes=listing.total_bytes,
@@ -230,9 +237,9 @@ def _settle_cache(
     progress: Progress,
 ) -> tuple[CacheState, list[str]]:
     """Bring the page cache into the state that every trial is to find."""
-    if options.cold and listing is not None:
+    if options.cold and listing is not None and listing.index is not None:
         return "cold", []
-    if listing is None:
+    if listing is None or listing.index is None:
         return _warm_own(options, plan, runner, sources, looked, progress)
     per_pair = looked.mean_pair_bytes
     total = listing.total_bytes or (0 if per_pair is None else int(per_pair * len(listing.index)))

@@ -4,6 +4,8 @@ The order of events stands here; what each step does stands in its own room.
 """
 
 import os
+import shlex
+import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,9 +32,11 @@ from loadtune.monitor.nvml import Nvml
 from loadtune.options import ProbeOptions
 from loadtune.planning import make_search
 from loadtune.preparing import Probe, Sink, Status, prepare
+from loadtune.ranks import MEASURED_RANKS_MAX, local_ranks, world_size
 from loadtune.records.measurement import Cause, Duel, TrialResult, TrialState
 from loadtune.records.report import Report
 from loadtune.records.settings import Settings, TrialSpec
+from loadtune.remembering import compute_key, recall, remember
 from loadtune.render.progress import Progress
 from loadtune.stats import ABBA_PAIRS_MIN
 
@@ -53,7 +57,7 @@ def probe(options: ProbeOptions, sink: Sink, progress: Progress) -> Report:
     """
     refuse_other_platforms()
     refuse_other_distribution()
-    refuse_several_ranks()
+    refuse_several_ranks(options.ranks)
     asked.check(options)
     began_s = time.monotonic() if options.began_s is None else options.began_s
     with ExitStack() as stack:
@@ -63,7 +67,16 @@ def probe(options: ProbeOptions, sink: Sink, progress: Progress) -> Report:
         stack.callback(nvml.close)
         progress.start("starting: importing torch, reading the machine and the data set")
         run = prepare(options, launcher, nvml, sink, progress, began_s, stack)
-        return _run(run)
+        key = compute_key(run.request, run.environment, run.dataset, options.objects)
+        kept = recall(key) if options.may_recall else None
+        if kept is not None:
+            progress.stop()
+            sink.finish(kept)
+            return kept
+        _refuse_to_keep_waiting(options.ranks)
+        report = _run(run)
+        remember(key, report)
+        return report
 
 
 def _cores_of_one_rank(ranks: int) -> int | None:
@@ -71,17 +84,33 @@ def _cores_of_one_rank(ranks: int) -> int | None:
     return None if ranks == 1 else max(1, len(os.sched_getaffinity(0)) // ranks)
 
 
-def refuse_several_ranks() -> None:
+def refuse_several_ranks(ranks: int) -> None:
     """Refuse to probe under a launcher of several ranks, which would all measure at once.
 
+    Args:
+        ranks: How many are known to wait for this one.
+
     Raises:
-        UsageError: WORLD_SIZE is above 1.
+        UsageError: WORLD_SIZE is another number.
     """
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world.isdigit() and int(world) > 1:
+    world = world_size()
+    if world not in {1, ranks}:
         raise UsageError(
             f"WORLD_SIZE={world}: every rank would measure at once and disturb the others",
             "run it once, outside torchrun, with --ranks-per-node N",
+        )
+
+
+def _refuse_to_keep_waiting(ranks: int) -> None:
+    """Refuse to measure while many ranks wait.
+
+    Raises:
+        UsageError: There are more than `MEASURED_RANKS_MAX`.
+    """
+    if ranks > MEASURED_RANKS_MAX:
+        raise UsageError(
+            f"{ranks} ranks would wait while one measures, and no answer is kept for this machine and training",
+            f"fill the cache once, in one process: LOCAL_WORLD_SIZE={local_ranks()} {shlex.join(sys.orig_argv)}",
         )
 
 

@@ -1,5 +1,6 @@
 """What does a layout have to say? It finds candidates in a tree, and a candidate lists the pairs of a split."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
@@ -7,6 +8,7 @@ from typing import Protocol
 from loadtune.dataset.leftout import Tally
 from loadtune.dataset.matching import Group
 from loadtune.dataset.tree import Tree
+from loadtune.records.stored import Masks, Stored
 
 
 class Search(Enum):
@@ -30,9 +32,16 @@ class Collected:
     """One sentence for people, with folder names."""
     unmatched_list: bytes | None = None
     """The split's list, where it named no pair that there is."""
+    masks: Masks = Masks()
+    """How the masks are to be read. One that is no file of its own is a line of text after a path and a newline."""
+    stored: Stored | None = None
+    """Tables or shards, which hold the samples themselves; then there are no groups."""
+    stored_count: int = 0
+    """Samples they hold."""
+    stored_bytes: int = 0
 
     def __len__(self) -> int:
-        return sum(len(group.images) for group in self.groups)
+        return self.stored_count + sum(len(group.images) for group in self.groups)
 
 
 class Candidate(Protocol):
@@ -54,8 +63,23 @@ class Candidate(Protocol):
     def splits(self) -> tuple[str, ...]:
         """Names of the splits; empty where there are none."""
 
-    def collect(self, split: str | None) -> Collected:
-        """Return the pairs of a split; of all of them for None."""
+    def collect(self, split: str | None, /) -> Collected:
+        """Return the samples of a split; of all of them for None.
+
+        Raises:
+            DatasetError: A file that says what they are cannot be used.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class MadeCandidate:
+    """A candidate whose layout does not pair files by name, and collects by a function of its own."""
+
+    layout: str
+    chosen_by: str
+    folders: frozenset[bytes]
+    splits: tuple[str, ...]
+    collect: Callable[[str | None], Collected]
 
 
 class Layout(Protocol):

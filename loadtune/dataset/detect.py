@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from loadtune.dataset.index import PairIndex
 from loadtune.dataset.layouts import LAYOUTS, Candidate, Collected, Layout, Search
 from loadtune.dataset.leftout import LEAVES, MATCHES_NOTHING, join, printable, printable_folder
 from loadtune.dataset.lists import DEFAULT_SPLITS
+from loadtune.dataset.palette import find_palette
 from loadtune.dataset.tree import Tree
 from loadtune.errors import AmbiguousLayoutError, DatasetError, UnrecognisedLayoutError, UsageError
 from loadtune.records.report import LeftOut
+from loadtune.records.stored import Masks, Stored
 
 ALL_SPLITS = "all"
 """What `--split` takes for every split there is."""
@@ -34,8 +38,8 @@ FOUND_LIMIT = 3
 class Listing:
     """What was recognised."""
 
-    index: PairIndex
-    """The pairs, in the order of the image paths' bytes. Its owner closes it."""
+    index: PairIndex | None
+    """The pairs, in the order of the image paths' bytes. Its owner closes it. None: `stored` holds the samples."""
     layout: str
     """Name of the layout."""
     described: str
@@ -46,6 +50,12 @@ class Listing:
     """What was seen and not used, the most frequent reason first."""
     total_bytes: int | None
     """Bytes of all used files, estimated from a few dozen pairs spread evenly; None: none of them has a size."""
+    sample_count: int
+    """Of shards, an estimate."""
+    masks: Masks = Masks()
+    """How masks are to be read."""
+    stored: Stored | None = None
+    """Tables or shards to read from instead of files in pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +197,10 @@ def _choose(shown: str, options: list[_Option]) -> _Option:
 
 def _list(tree: Tree, option: _Option) -> Listing:
     collected, splits = option.collected, option.candidate.splits
-    index = PairIndex.write(tree.root, _paths(collected))
+    index = None if collected.stored is not None else PairIndex.write(tree.root, _paths(collected))
+    masks = collected.masks
+    if masks.kind == "labels":
+        masks = msgspec.structs.replace(masks, palette=find_palette(tree, collected.groups))
     others = ", ".join(map(_one_line, (name for name in splits if name != option.split)))
     note = f"; all splits: {others}" if splits else ""
     if option.split is not None:
@@ -198,7 +211,10 @@ def _list(tree: Tree, option: _Option) -> Listing:
         described=collected.described + note,
         split=option.split,
         left_out=collected.left_out.records(),
-        total_bytes=_estimate_bytes(index),
+        total_bytes=collected.stored_bytes if index is None else _estimate_bytes(index),
+        sample_count=len(collected),
+        masks=masks,
+        stored=collected.stored,
     )
 
 
@@ -214,7 +230,7 @@ def _estimate_bytes(index: PairIndex) -> int | None:
     sizes = []
     for place in range(count):
         try:
-            sizes.append(sum(Path(path).stat().st_size for path in index.pair(place * len(index) // count)))
+            sizes.append(sum(Path(path).stat().st_size for path in index.files(place * len(index) // count)))
         except OSError:
             continue
     return sum(sizes) * len(index) // len(sizes) if sizes else None

@@ -1,5 +1,6 @@
 """Which pairs do a folder of images and a folder of masks hold? What all layouts that pair files by name share."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from loadtune.dataset.leftout import OUTSIDE_SPLITS, Tally, join, printable, pri
 from loadtune.dataset.lists import read_lines, select
 from loadtune.dataset.matching import Group, match, match_within
 from loadtune.dataset.tree import Folder, Tree
+from loadtune.records.stored import Masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,9 @@ class FolderCandidate:
     lists: dict[str, bytes] = field(default_factory=dict)
     outside_splits: tuple[bytes, ...] = ()
     """Folders that hold split folders; images that lie in them directly belong to no split."""
+    aside: re.Pattern[bytes] | None = None
+    """Finds names that are of the layout and neither image nor mask; they are passed over, with what is below them."""
+    masks: Masks = Masks()
 
     @property
     def folders(self) -> frozenset[bytes]:
@@ -51,7 +56,7 @@ class FolderCandidate:
         source = None if chosen or split is None else self.lists[split]
         found = Collected()
         for pair in chosen or self.folder_pairs:
-            found.groups.extend(_match_folders(self.tree, pair, found.left_out))
+            found.groups.extend(_match_folders(self.tree, pair, found.left_out, self.aside))
         for holder in map(self.tree.folder, self.outside_splits):
             within = [name for name in holder.folders if join(holder.path, name) not in self.folders]
             found.left_out.add_all(OUTSIDE_SPLITS, holder.path, [*holder.files, *(name + b"/" for name in within)])
@@ -62,6 +67,7 @@ class FolderCandidate:
                 group.count_lonely(found.left_out)
                 found.left_out.merge(group.left_out)
         found.described = self._describe(chosen or self.folder_pairs, found.groups, source)
+        found.masks = self.masks
         return found
 
     def _select(self, source: bytes, found: Collected) -> Collected:
@@ -107,18 +113,28 @@ def _affixes(groups: list[Group]) -> str:
     return f"{kind}{'es' if len(used) > 1 else ''} {' and '.join(used)}" if used else ""
 
 
-def _match_folders(tree: Tree, pair: FolderPair, left_out: Tally) -> list[Group]:
+def _match_folders(
+    tree: Tree, pair: FolderPair, left_out: Tally, aside: re.Pattern[bytes] | None = None
+) -> list[Group]:
     """Match each sub-folder of the images with that of the masks of the same name."""
     if pair.images == pair.masks:
-        return [match_within(folder.path, folder.files) for folder in tree.walk(pair.images, left_out)]
+        return [
+            match_within(folder.path, _used(folder.files, aside))
+            for folder in tree.walk(pair.images, left_out)
+            if not (aside and aside.search(folder.path))
+        ]
     images = _below(tree, pair.images, pair.masks, left_out)
     masks = _below(tree, pair.masks, pair.images, left_out)
     groups = []
     for name in sorted(images.keys() | masks.keys()):
         ours = images.get(name) or Folder(join(pair.images, name), b"")
         theirs = masks.get(name) or Folder(join(pair.masks, name), b"")
-        groups.append(match(ours.path, ours.files, theirs.path, theirs.files))
+        groups.append(match(ours.path, ours.files, theirs.path, _used(theirs.files, aside)))
     return groups
+
+
+def _used(names: list[bytes], aside: re.Pattern[bytes] | None) -> list[bytes]:
+    return names if aside is None else [name for name in names if not aside.search(name)]
 
 
 def _below(tree: Tree, top: bytes, skip: bytes, left_out: Tally) -> dict[bytes, Folder]:

@@ -138,6 +138,22 @@ class PairIndex:
             return os.fsdecode(image_head + image), os.fsdecode(mask_head + mask)
         return os.fsdecode(image_head + core + image_tail), os.fsdecode(mask_head + core + mask_tail)
 
+    def files(self, number: int, /) -> tuple[str, ...]:
+        """Return the absolute paths of the files behind a pair.
+
+        A mask that is no file of its own is a line of text after a path and a newline (`candidate.Collected.masks`).
+        That path may be a file, which then counts, or may not be.
+
+        Raises:
+            IndexError: There is no such pair; a negative number is none.
+            ValueError: The index is closed.
+        """
+        image, mask = self.pair(number)
+        holder, newline, _ = mask.rpartition("\n")
+        if not newline:
+            return image, mask
+        return (image, *(path for path in (holder, mask) if os.path.isfile(path)))  # noqa: PTH113 - paths are text
+
     def close(self) -> None:
         """Unmap the buffer; the maker's descriptor goes with it, and then nobody can open it any more."""
         self._offsets.release()

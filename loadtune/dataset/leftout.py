@@ -16,6 +16,7 @@ NOT_REGULAR = "not a regular file"
 TOO_DEEP = "folder nested too deep"
 NOT_FOUND = "named in the split list, not found"
 UNCLEAR = "named in the split list, fits several images"
+NOT_THERE = "named in the annotations, not there"
 MATCHES_NOTHING = "split list that matches no image"
 
 EXAMPLE_LIMIT = 3

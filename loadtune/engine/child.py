@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from loadtune.dataset.index import PairIndex
 from loadtune.engine.failures import classify_exception
 from loadtune.measure.accelerator import Accelerator, count_bytes, count_samples, count_tensors
-from loadtune.measure.leg import build_leg, describe_settings, open_source, read_payload, take_one_batch
+from loadtune.measure.leg import build_leg, describe_settings, has_data, open_source, read_payload, take_one_batch
 from loadtune.measure.loader import shuffled
 from loadtune.measure.loop import measure, run_side
 from loadtune.measure.plain import run_plain
@@ -41,7 +41,8 @@ from loadtune.records.messages import (
     TrialTask,
 )
 from loadtune.records.settings import Settings
-from loadtune.workload.segmentation import SegmentationDataset, survey
+from loadtune.workload.segmentation import SegmentationDataset, ShardDataset
+from loadtune.workload.surveying import survey
 from loadtune.workload.target import DataSource
 
 PARENT_LIMIT_S = 5.0
@@ -120,18 +121,21 @@ def _wait_for_parent(control_fd: int) -> None:
 
 
 def _inspect(task: InspectTask) -> Inspected:
-    """Survey the pairs, or describe what the user handed over; and look at CUDA if asked to."""
+    """Survey what we prepare ourselves, or describe what the user handed over; and look at CUDA if asked to."""
     payload = read_payload(task.sources)
     cuda, cuda_reason = _look_at_cuda(task.cuda_index)
-    if task.workload.dataset_target is None and task.sources.index_path is None and "dataset" not in payload:
+    if not has_data(task.workload, task.sources, payload):
         return Inspected(sample_count=None, cuda=cuda, cuda_reason=cuda_reason)
     source = open_source(task.workload, task.sources, payload)
-    if isinstance(source.dataset, SegmentationDataset) and task.sources.index_path is not None:
-        found = survey(PairIndex.open(task.sources.index_path))
+    if isinstance(source.dataset, SegmentationDataset | ShardDataset):
+        found = survey(source.dataset)
         return Inspected(
             sample_count=source.sample_count,
             class_count=found.class_count,
             is_binary_mask=found.is_binary_mask,
+            masks=found.masks,
+            is_prepared=True,
+            is_iterable=source.is_iterable,
             mean_pair_bytes=found.mean_pair_bytes,
             unreadable=tuple(BadSample(name=name, reason=reason) for name, reason in found.unreadable),
             cuda=cuda,
@@ -191,7 +195,7 @@ def _read_files(task: CacheTask) -> CacheRead:
     for number in shuffled(len(index), task.order_seed):
         if time.monotonic() - began_s > task.limit_s:
             break
-        for path in index.pair(int(number)):
+        for path in index.files(int(number)):
             read_bytes += _read_through(path)
         samples += 1
     return CacheRead(
@@ -258,7 +262,7 @@ def forget_files(index_path: str, order_seed: int, first_sample: int) -> None:
     index = PairIndex.open(index_path)
     epoch, skip = divmod(first_sample, len(index))
     for number in shuffled(len(index), order_seed, epoch)[skip : skip + COLD_SAMPLES_MAX]:
-        for path in index.pair(int(number)):
+        for path in index.files(int(number)):
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             except OSError:

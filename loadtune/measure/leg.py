@@ -17,8 +17,10 @@ from loadtune.measure.loader import StampedBatch, build_loader
 from loadtune.measure.replay import ReplayAccelerator
 from loadtune.records.messages import Sources
 from loadtune.records.settings import DEFAULT_PREFETCH_FACTOR, Settings, TrialSpec, WorkloadSpec
-from loadtune.workload.segmentation import SegmentationDataset
-from loadtune.workload.target import DataSource, describe_dataset, resolve_dataset
+from loadtune.records.stored import Shards
+from loadtune.workload.segmentation import SegmentationDataset, ShardDataset
+from loadtune.workload.sources import FilePairs, TableRows
+from loadtune.workload.target import DataSource, describe_dataset, prepare_pictures, resolve_dataset
 from loadtune.workload.training import build_step, synthetic_batch
 
 
@@ -54,7 +56,7 @@ def describe_settings(loader: DataLoader[Any], batch_size: int) -> Settings:
 
 
 class Payload(dict[str, Any]):
-    """Objects handed over by value: "dataset" (or a DataLoader), "model", "train_step", each if given."""
+    """Objects handed over by value: "dataset" (or a DataLoader), and the parts of a step, each if given."""
 
 
 def read_payload(sources: Sources) -> Payload:
@@ -65,19 +67,36 @@ def read_payload(sources: Sources) -> Payload:
         return Payload(cloudpickle.load(file))
 
 
+def has_data(workload: WorkloadSpec, sources: Sources, payload: Payload) -> bool:
+    """Say whether there is anything to load; a recording of a device needs nothing."""
+    is_named = workload.dataset_target is not None or workload.stored is not None
+    return is_named or sources.index_path is not None or "dataset" in payload
+
+
 def open_source(workload: WorkloadSpec, sources: Sources, payload: Payload) -> DataSource:
-    """Return the data: handed over, named by the user, or the listed pairs.
+    """Return the data: handed over, named by the user, tables, shards, or the listed pairs.
 
     Raises:
         TargetError: The user's data set cannot be loaded, or is none.
     """
     if "dataset" in payload:
-        return replace(describe_dataset(payload["dataset"], "you handed over"), was_handed_over=True)
+        handed = describe_dataset(payload["dataset"], "you handed over")
+        return replace(prepare_pictures(handed, workload), was_handed_over=True)
     if workload.dataset_target is not None:
-        return resolve_dataset(workload.dataset_target, workload)
+        return prepare_pictures(resolve_dataset(workload.dataset_target, workload), workload)
+    if isinstance(workload.stored, Shards):
+        stream = ShardDataset(workload.stored, workload)
+        count = workload.sample_count
+        return DataSource(stream, None, is_iterable=True, sample_count=count, fixed_axes=("sample order: the shards'",))
+    if workload.stored is not None:
+        return _map_style(SegmentationDataset(TableRows(workload.stored, workload.masks), workload))
     if sources.index_path is None:
-        raise ValueError("a workload has a data set target, an index, or a payload")
-    dataset = SegmentationDataset(PairIndex.open(sources.index_path), workload)
+        raise ValueError("a workload has a data set target, an index, stored samples, or a payload")
+    pairs = FilePairs(PairIndex.open(sources.index_path), workload.masks)
+    return _map_style(SegmentationDataset(pairs, workload))
+
+
+def _map_style(dataset: SegmentationDataset) -> DataSource:
     return DataSource(dataset, None, is_iterable=False, sample_count=len(dataset), fixed_axes=())
 
 
@@ -108,8 +127,7 @@ def build_leg(
         steps.append(build_step(spec.workload, device, spec.settings.accumulation_steps, **_own(payload)))
     source: DataSource | None = None
     loader = None
-    has_data = sources.index_path is not None or spec.workload.dataset_target is not None or "dataset" in payload
-    if spec.feed != "resident" and has_data:
+    if spec.feed != "resident" and has_data(spec.workload, sources, payload):
         source = open_source(spec.workload, sources, payload)
         loader = build_loader(source, spec.settings, spec.order_seed, spec.first_sample, is_plain=is_plain)
     return Leg(
@@ -164,7 +182,7 @@ def _host_batch(spec: TrialSpec, sources: Sources, payload: Payload, source: Dat
 
 
 def _own(payload: Payload) -> dict[str, Any]:
-    return {name: payload[name] for name in ("model", "train_step") if name in payload}
+    return {name: payload[name] for name in ("model", "loss", "optimizer", "train_step") if name in payload}
 
 
 def _do_nothing(batch: Any) -> None:

@@ -7,6 +7,7 @@ from msgspec import Meta
 from loadtune.records.measurement import BadSample, Cause, Measurement, TrialState
 from loadtune.records.record import Record
 from loadtune.records.settings import Settings, TrialSpec, WorkloadSpec
+from loadtune.records.stored import Masks
 
 
 class Sources(Record, frozen=True, kw_only=True):
@@ -77,6 +78,12 @@ class Inspected(Record, frozen=True, kw_only=True, tag="inspected"):
     tensors_per_batch: Annotated[int, Meta(ge=1, description="Tensors in one batch, each a shared-memory file.")] = 2
     class_count: int | None = None
     is_binary_mask: bool | None = None
+    masks: Annotated[Masks | None, Meta(description="How masks are to be read; None: the data are the user's own.")] = (
+        None
+    )
+    is_prepared: Annotated[
+        bool, Meta(description="The samples are prepared by loadtune's own transform, so that the crop decides.")
+    ] = False
     mean_pair_bytes: float | None = None
     unreadable: tuple[BadSample, ...] = ()
     fixed_axes: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from loadtune.records.profile import ReplayProfile
 from loadtune.records.record import Record
+from loadtune.records.stored import Masks, Stored
 
 Feed = Literal["loader", "cached", "resident"]
 Consume = Literal["device", "nothing"]
@@ -104,6 +105,10 @@ class WorkloadSpec(Record, frozen=True, kw_only=True):
     )
     class_count: Annotated[int, Meta(ge=2, description="Classes of the network's last layer.")] = 21
     is_binary_mask: Annotated[bool, Meta(description="Mask values lie within {0, 255} and 255 means class 1.")] = False
+    masks: Annotated[Masks, Meta(description="How the masks of a data set on disk are to be read.")] = Masks()
+    stored: Annotated[
+        Stored | None, Meta(description="Tables or shards that hold the samples; None: files in pairs, or a target.")
+    ] = None
     model_target: Annotated[
         str | None, Meta(description="The user's model as `package.module:factory`; None: DeepLabv3+.")
     ] = None

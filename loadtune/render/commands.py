@@ -56,7 +56,8 @@ def _compose_again(report: Report, argument: str, value: str) -> str:
     """Return the user's command with another option, without those that would refuse to run twice or contradict it."""
     words = list(report.request.command)
     if not words or PurePath(words[0]).name != "loadtune":
-        return f"{_join(words)} with {argument}={value}".strip()
+        said = f"budget='{value}s'" if argument == "budget_s" else f"{argument}={value}"
+        return f"{_join(words)} with {said}".strip()
     option, unit = {"budget_s": ("--budget", "s"), "step_time_s": ("--step-time", "")}[argument]
     dropped = {option, "--out"} | ({"--device"} if argument == "step_time_s" else set())
     kept = [

@@ -103,7 +103,7 @@ def verify(options: ProbeOptions, sink: VerificationSink, progress: Progress, *,
     """
     refuse_other_platforms()
     refuse_other_distribution()
-    refuse_several_ranks()
+    refuse_several_ranks(1)
     options = replace(options, budget_s=QUICK_S if is_quick else WHOLE_S, cpu_crop_px=CPU_CROP_PX)
     asked.check(options)
     began_s = time.monotonic() if options.began_s is None else options.began_s

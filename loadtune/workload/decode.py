@@ -27,35 +27,77 @@ class BrokenFileError(Exception):
     """A file that holds no usable pixels. Its only argument is the reason, in one line."""
 
 
+class ColoursError(BrokenFileError):
+    """A mask whose pixels are colours, where labels were expected."""
+
+
 def read_image(path: str | os.PathLike[str]) -> Tensor:
-    """Return a photograph as (3, H, W) uint8, its 16-bit channels cut to their upper 8 bits.
+    """Return the photograph in a file, as `decode_photograph` does.
 
     Raises:
         BrokenFileError: Not a regular file, not to be opened, empty, too large, or not to be decoded.
     """
-    image = _decode(_read_regular_file(path), is_mask=False)
-    return (image.to(torch.int32) >> 8).to(torch.uint8) if image.dtype == torch.uint16 else image
+    return decode_photograph(read_file(path))
 
 
 def read_mask(path: str | os.PathLike[str]) -> Tensor:
+    """Return the labels in a file, as `decode_labels` does.
+
+    Raises:
+        ColoursError: Colours where labels are expected.
+        BrokenFileError: As for `read_image`.
+    """
+    return decode_labels(read_file(path))
+
+
+def decode_photograph(content: bytearray) -> Tensor:
+    """Return a photograph as (3, H, W) uint8, its 16-bit channels cut to their upper 8 bits.
+
+    Raises:
+        BrokenFileError: It cannot be decoded.
+    """
+    image = _decode(content, is_mask=False)
+    return (image.to(torch.int32) >> 8).to(torch.uint8) if image.dtype == torch.uint16 else image
+
+
+def decode_labels(content: bytearray) -> Tensor:
     """Return a mask as (1, H, W), uint8 or int32, its values as stored: palette indices stay indices.
 
     A 1-bit file gives 0 and 255. Alpha is dropped. Colour channels must agree, or the file is no label map;
     a GIF's palette counts as colours, since GIF writers renumber it.
 
     Raises:
-        BrokenFileError: As for `read_image`, or colours where labels are expected.
+        ColoursError: Colours where labels are expected.
+        BrokenFileError: It cannot be decoded.
     """
-    mask = _decode(_read_regular_file(path), is_mask=True)
+    return _labels_only(_decode(content, is_mask=True))
+
+
+def _labels_only(mask: Tensor) -> Tensor:
     mask = mask.to(torch.int32) if mask.dtype == torch.uint16 else mask
     colours = mask[:3] if mask.shape[0] >= 3 else mask[:1]
     if not torch.equal(colours, colours[:1].expand_as(colours)):
-        raise BrokenFileError("its pixels are colours, not labels: a mask has one channel or a palette")
+        raise ColoursError("its pixels are colours, not labels: a mask has one channel or a palette")
     return colours[:1]
 
 
-def _read_regular_file(path: str | os.PathLike[str]) -> bytearray:
-    """Return a file's bytes. The check precedes the open: opening a FIFO blocks, opening a device may act."""
+def read_colours(path: str | os.PathLike[str]) -> Tensor:
+    """Return the colours in a file as (1, H, W) int32, each 0xRRGGBB. Alpha is dropped, grey is a colour too.
+
+    Raises:
+        BrokenFileError: As for `read_image`.
+    """
+    image = read_image(path).to(torch.int32)
+    colours: Tensor = image[0:1] << 16 | image[1:2] << 8 | image[2:3]
+    return colours
+
+
+def read_file(path: str | os.PathLike[str]) -> bytearray:
+    """Return a file's bytes. The check precedes the open: opening a FIFO blocks, opening a device may act.
+
+    Raises:
+        BrokenFileError: Not a regular file, not to be opened, empty, or too large.
+    """
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
@@ -85,18 +127,33 @@ def _decode(content: bytearray, *, is_mask: bool) -> Tensor:
         return pixels[0] if pixels.ndim == 4 else pixels  # an animation's first frame
     try:
         with Image.open(BytesIO(content)) as image:
-            return _mask_from_pillow(image) if is_mask else _image_from_pillow(image)
+            return _mask_from_pillow(image) if is_mask else photograph_from_pillow(image)
     except UnidentifiedImageError as error:
         raise BrokenFileError("not an image that torchvision or Pillow can read") from error
     except _PILLOW_ERRORS as error:
         raise BrokenFileError(str(error) or type(error).__name__) from error
 
 
-def _image_from_pillow(image: Image.Image) -> Tensor:
+def photograph_from_pillow(image: Image.Image) -> Tensor:
+    """Return Pillow's picture as (3, H, W) uint8.
+
+    Raises:
+        OSError: It was opened, and not read yet, and is broken; or what else Pillow raises then.
+    """
     if image.mode.startswith("I;16"):  # Pillow's own conversion to RGB clips at 255
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return torch.from_numpy(grey).expand(3, -1, -1)
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def labels_from_pillow(image: Image.Image) -> Tensor:
+    """Return Pillow's picture as labels, as `decode_labels` does.
+
+    Raises:
+        ColoursError: Colours where labels are expected.
+        BrokenFileError: Fractions.
+    """
+    return _labels_only(_mask_from_pillow(image))
 
 
 def _mask_from_pillow(image: Image.Image) -> Tensor:

@@ -14,16 +14,19 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torchvision.datasets import VisionDataset
 
 from loadtune.errors import TargetError
 from loadtune.records.settings import WorkloadSpec
+from loadtune.workload.segmentation import SegmentationDataset
+from loadtune.workload.sources import Pictures
 
 FORM_HINT = "write `package.module:attribute` or `path/to/train.py:attribute`"
 GUARD_HINT = (
@@ -142,6 +145,21 @@ def describe_dataset(found: Any, told: str) -> DataSource:
             "define __len__, or derive from torch.utils.data.IterableDataset",
         )
     return DataSource(found, None, False, sample_count, ())
+
+
+def prepare_pictures(source: DataSource, spec: WorkloadSpec) -> DataSource:
+    """Return the data as they are, or a torchvision data set without transforms as samples that can be collated.
+
+    Such a data set yields pictures, which no DataLoader can stack; they are prepared as DeepLab does.
+
+    Args:
+        source: The user's data.
+        spec: As for `SegmentationDataset`.
+    """
+    dataset = source.dataset
+    if source.loader is not None or not isinstance(dataset, VisionDataset) or dataset.transforms is not None:
+        return source
+    return replace(source, dataset=SegmentationDataset(Pictures(dataset), spec))
 
 
 def _from_loader(loader: DataLoader[Any]) -> DataSource:

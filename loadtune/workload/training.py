@@ -13,11 +13,17 @@ from torch import Tensor, nn
 from loadtune.errors import TargetError
 from loadtune.records.settings import WorkloadSpec
 from loadtune.workload.deeplab import deeplabv3plus
+from loadtune.workload.masks import IGNORE_LABEL
 from loadtune.workload.target import import_target, load_target
-from loadtune.workload.transform import IGNORE_LABEL
 
 TrainStep = Callable[[Any], None]
 """Trains on one batch that already lies on the device."""
+
+Loss = Callable[[Any, Any], Tensor]
+"""Gives the mean loss of a model's output and the targets."""
+
+OptimizerParts = tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]
+"""An optimizer's class, and what it was made with: its parameters belong to another copy of the model."""
 
 LEARNING_RATES = {"sgd": 0.007, "adam": 0.001, "adamw": 0.001}
 """DeepLab's for SGD (arXiv 1706.05587, section 4), torch's defaults for the others. They cost no time; larger
@@ -37,6 +43,8 @@ def build_step(
     accumulation_steps: int = 1,
     *,
     model: nn.Module | None = None,
+    loss: Loss | None = None,
+    optimizer: OptimizerParts | None = None,
     train_step: TrainStep | None = None,
 ) -> TrainStep:
     """Return the step of this workload, its model on the device and in training mode.
@@ -49,7 +57,9 @@ def build_step(
         spec: The workload.
         device: Where the batches will be.
         accumulation_steps: Batches to one optimizer step.
-        model: A model handed over; it comes before `model_target`.
+        model: A model handed over, or a function that makes one; it comes before `model_target`.
+        loss: A function of the model's output and the targets, instead of cross entropy.
+        optimizer: Class and options of an optimizer handed over, instead of the one that the spec names.
         train_step: A step handed over; it comes before everything else.
 
     Raises:
@@ -66,7 +76,8 @@ def build_step(
             )
         own_step: TrainStep = step
         return own_step
-    return BuiltInStep(build_model(spec) if model is None else model, spec, device, accumulation_steps)
+    made = build_model(spec) if model is None else as_model(model, "the model that you handed over")
+    return BuiltInStep(made, spec, device, accumulation_steps, loss=loss, optimizer=optimizer)
 
 
 def build_model(spec: WorkloadSpec) -> nn.Module:
@@ -77,13 +88,26 @@ def build_model(spec: WorkloadSpec) -> nn.Module:
     """
     if spec.model_target is None:
         return deeplabv3plus(spec.backbone, spec.output_stride, spec.class_count)
-    model = load_target(spec.model_target, spec.import_limit_s)
-    if not isinstance(model, nn.Module):
+    return as_model(load_target(spec.model_target, spec.import_limit_s), spec.model_target)
+
+
+def as_model(found: Any, told: str) -> nn.Module:
+    """Return a module as it is, or what a function or class gives.
+
+    Args:
+        found: What was handed over or named.
+        told: How an error begins.
+
+    Raises:
+        TargetError: It is no module, and gives none.
+    """
+    made = found if isinstance(found, nn.Module) or not callable(found) else found()
+    if not isinstance(made, nn.Module):
         raise TargetError(
-            f"{spec.model_target} gives a {type(model).__qualname__}, not a torch.nn.Module",
+            f"{told} gives a {type(made).__qualname__}, not a torch.nn.Module",
             "give a module, its class, or a function that returns one",
         )
-    return model
+    return made
 
 
 class BuiltInStep:
@@ -97,16 +121,28 @@ class BuiltInStep:
         spec: optimizer, learning_rate, precision and channels_last are used.
         device: Where the batches will be.
         accumulation_steps: Batches to one optimizer step.
+        loss: Of output and targets; None: `compute_loss`.
+        optimizer: Class and options; None: what the spec names.
     """
 
-    def __init__(self, model: nn.Module, spec: WorkloadSpec, device: torch.device, accumulation_steps: int = 1) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: WorkloadSpec,
+        device: torch.device,
+        accumulation_steps: int = 1,
+        *,
+        loss: Loss | None = None,
+        optimizer: OptimizerParts | None = None,
+    ) -> None:
+        self._loss = loss.to(device) if isinstance(loss, nn.Module) else loss
         self.model = model.to(device).train()
         self._device_type = device.type
         self._is_channels_last = spec.channels_last
         if spec.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self._autocast_dtype = AUTOCAST_DTYPES.get(spec.precision)
-        self._optimizer = _optimizer(self.model, spec)
+        self._optimizer = _optimizer(self.model, spec, optimizer)
         is_scaled = spec.precision == "fp16" and device.type == "cuda"  # float16 gradients underflow unscaled
         self._scaler = torch.amp.GradScaler(device.type, enabled=is_scaled)
         self._accumulation_steps = accumulation_steps
@@ -118,12 +154,12 @@ class BuiltInStep:
         Raises:
             TargetError: The batch, or the model's output, is nothing that cross entropy takes.
         """
-        images, targets = _images_and_targets(batch)
-        if self._is_channels_last and images.ndim == 4:
+        images, targets = _images_and_targets(batch) if self._loss is None else _two_parts(batch)
+        if self._is_channels_last and isinstance(images, Tensor) and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         is_mixed = self._autocast_dtype is not None
         with torch.autocast(self._device_type, dtype=self._autocast_dtype, enabled=is_mixed):
-            loss = compute_loss(self.model(images), targets)
+            loss = (self._loss or compute_loss)(self.model(images), targets)
         self._scaler.scale(loss / self._accumulation_steps).backward()
         self._batches += 1
         if self._batches % self._accumulation_steps == 0:
@@ -164,12 +200,24 @@ def synthetic_batch(spec: WorkloadSpec, batch_size: int) -> tuple[Tensor, Tensor
     return images, torch.randint(spec.class_count, (batch_size, side, side), generator=generator)
 
 
-def _optimizer(model: nn.Module, spec: WorkloadSpec) -> torch.optim.Optimizer:
+def _optimizer(
+    model: nn.Module, spec: WorkloadSpec, handed_over: OptimizerParts | None = None
+) -> torch.optim.Optimizer:
     rate = LEARNING_RATES[spec.optimizer] if spec.learning_rate is None else spec.learning_rate
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if handed_over is not None:
+        made, defaults = handed_over
+        return made(parameters, **defaults)
     if spec.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     return (torch.optim.Adam if spec.optimizer == "adam" else torch.optim.AdamW)(parameters, lr=rate)
+
+
+def _two_parts(batch: Any) -> tuple[Any, Any]:
+    """Take a pair apart, whatever its parts are: the loss that was handed over knows them."""
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    raise TargetError(f"a loss takes (inputs, targets), and the batch is {_describe(batch)}", OWN_STEP_HINT)
 
 
 def _images_and_targets(batch: Any) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - torchvision's own name for it
 
 from loadtune.records.settings import WorkloadSpec
+from loadtune.workload.masks import IGNORE_LABEL
 
 SCALE_MIN, SCALE_MAX = 0.5, 2.0
 """DeepLab's random scale (arXiv 1706.05587, section 4.1), here of the short side relative to base_size_px."""
@@ -21,9 +22,6 @@ FLIP_PROBABILITY = 0.5
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What torchvision's ResNets expect. Padding with 0 after normalising is padding with this mean."""
-
-IGNORE_LABEL = 255
-"""PASCAL VOC's void label, which the loss leaves out. Padding carries it too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ import jsonschema
 import msgspec
 import pytest
 
-from loadtune.cli import main, parse_seconds, parse_share
+from loadtune.cli import main
 from loadtune.errors import UsageError
+from loadtune.options import parse_seconds, parse_share
 from loadtune.render.saved import read_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,7 +204,7 @@ def test_script_of_ones_own_is_probed_from_main(tmp_path: Path) -> None:
         "if __name__ == '__main__':\n"
         "    from loadtune import recommend\n"
         "    advice = recommend(DataLoader(Waiting(), batch_size=8, shuffle=True), step_time_s=0.02,\n"
-        "                       budget_s=40, quiet=True)\n"
+        "                       budget='40s', quiet=True)\n"
         "    loader = DataLoader(Waiting(), shuffle=True, **advice.dataloader_kwargs)\n"
         "    print(len(loader), advice.report.recommendation.verdict.value, advice.dataloader_kwargs['num_workers'])\n"
     )

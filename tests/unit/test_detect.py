@@ -150,7 +150,7 @@ def test_unknown_layout_name_says_which_exist(paired):
     """An option that cannot work."""
     assert refusal(UsageError, paired, layout="coc") == (
         "there is no layout 'coc'",
-        "--layout takes one of: voc, paired",
+        "--layout takes one of: voc, cityscapes, ade20k, coco, huggingface, webdataset, samples, paired, imagefolder",
     )
 
 

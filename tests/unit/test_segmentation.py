@@ -17,7 +17,9 @@ from loadtune.errors import TooManyBadSamplesError
 from loadtune.records.settings import WorkloadSpec
 from loadtune.workload import decode
 from loadtune.workload.decode import BrokenFileError, read_image, read_mask
-from loadtune.workload.segmentation import Faults, SegmentationDataset, map_labels, survey
+from loadtune.workload.segmentation import Faults, SegmentationDataset, map_labels
+from loadtune.workload.sources import FilePairs
+from loadtune.workload.surveying import Survey, survey
 from loadtune.workload.transform import IMAGENET_MEAN, IMAGENET_STD, Cut, apply_cut, draw_cut
 
 LABELS = (0, 5, 10, 20)
@@ -34,6 +36,17 @@ class Pairs:
 
     def pair(self, number: int) -> tuple[str, str]:
         return self.pairs[number]
+
+    def files(self, number: int) -> tuple[str, ...]:
+        return self.pairs[number]
+
+
+def prepared(pairs: Pairs, spec: WorkloadSpec) -> SegmentationDataset:
+    return SegmentationDataset(FilePairs(pairs, spec.masks), spec)
+
+
+def surveyed(pairs: Pairs, **limits: Any) -> Survey:
+    return survey(prepared(pairs, spec()), **limits)
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +171,7 @@ def test_file_over_the_limit_is_not_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize("crop_px", [17, 33, 90])
 def test_samples_have_the_crops_size_and_type(good_pairs, augment, crop_px):
     """Also where the crop is larger than the scaled image."""
-    dataset = SegmentationDataset(good_pairs, spec(crop_px=crop_px, augment=augment))
+    dataset = prepared(good_pairs, spec(crop_px=crop_px, augment=augment))
     for number in range(4):
         image, labels = dataset[number]
         assert (image.dtype, tuple(image.shape)) == (torch.float32, (3, crop_px, crop_px))
@@ -168,7 +181,7 @@ def test_samples_have_the_crops_size_and_type(good_pairs, augment, crop_px):
 
 def test_image_and_mask_stay_aligned(good_pairs):
     """The image's grey values encode its mask: off the edges, which bilinear blurs, they always agree."""
-    dataset = SegmentationDataset(good_pairs, spec(crop_px=65, base_size_px=65))
+    dataset = prepared(good_pairs, spec(crop_px=65, base_size_px=65))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     for draw in range(40):
         image, labels = dataset[draw % 4]
@@ -191,7 +204,7 @@ def test_mask_edge_lies_where_the_image_edge_does():
 
 def test_same_seed_gives_the_same_sample(good_pairs):
     """All draws come from torch's global generator, which DataLoader seeds in each worker."""
-    dataset = SegmentationDataset(good_pairs, spec())
+    dataset = prepared(good_pairs, spec())
     samples = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -226,7 +239,7 @@ def test_only_the_crops_source_is_resized():
 def test_extreme_shapes_become_samples(tmp_path, height, width):
     """A strip of one pixel would be resized to millions if it were resized whole."""
     index = Pairs([save_pair(tmp_path, 0, np.zeros((height, width), np.uint8))])
-    image, labels = SegmentationDataset(index, spec())[0]
+    image, labels = prepared(index, spec())[0]
     assert (tuple(image.shape), tuple(labels.shape)) == ((3, 33, 33), (33, 33))
 
 
@@ -247,7 +260,7 @@ def test_without_augmentation_the_centre_is_taken_and_nothing_drawn():
 def test_padding_is_the_mean_and_ignore(tmp_path):
     """DeepLab pads with the mean pixel, which is 0 after normalising; the loss leaves it out."""
     index = Pairs([save_pair(tmp_path, 0, np.full((20, 20), 7, np.uint8))])
-    image, labels = SegmentationDataset(index, spec(crop_px=40, base_size_px=20, augment="none"))[0]
+    image, labels = prepared(index, spec(crop_px=40, base_size_px=20, augment="none"))[0]
     assert (labels[:20, :20] == 7).all()
     for padding, filled in (
         (labels[20:], 255),
@@ -329,7 +342,7 @@ def break_fifo(image: Path, mask: Path) -> None:
 def test_broken_sample_is_named_and_replaced_by_the_next(good_pairs, break_pair, name, reason):
     """The batch keeps its size, and the fault is told once."""
     break_pair(*(Path(path) for path in good_pairs.pairs[1]))
-    dataset = SegmentationDataset(good_pairs, spec(augment="none"))
+    dataset = prepared(good_pairs, spec(augment="none"))
     replaced = dataset[1]
     faults = dataset.take_faults()
     assert torch.equal(replaced[0], dataset[2][0])
@@ -342,14 +355,14 @@ def test_broken_sample_is_named_and_replaced_by_the_next(good_pairs, break_pair,
 def test_last_sample_is_replaced_by_the_first(good_pairs):
     """The search for a good neighbour goes round."""
     Path(good_pairs.pairs[3][0]).unlink()
-    assert SegmentationDataset(good_pairs, spec())[3][0].shape == (3, 33, 33)
+    assert prepared(good_pairs, spec())[3][0].shape == (3, 33, 33)
 
 
 def test_only_broken_samples_end_with_an_error(good_pairs):
     """The number of attempts is bounded, and the last fault is named."""
     for image, _ in good_pairs.pairs:
         Path(image).write_bytes(b"")
-    dataset = SegmentationDataset(good_pairs, spec())
+    dataset = prepared(good_pairs, spec())
     with pytest.raises(TooManyBadSamplesError, match=r"4 samples in a row .*1\.png: empty file"):
         dataset[2]
     assert len(dataset.take_faults().bad_samples) == 4
@@ -360,7 +373,7 @@ def test_faults_are_drained_and_count_pixels(tmp_path):
     mask = np.zeros((20, 20), np.uint8)
     mask[10:] = 9
     index = Pairs([save_pair(tmp_path, 0, mask)])
-    dataset = SegmentationDataset(index, spec(crop_px=40, base_size_px=20, augment="none", class_count=2))
+    dataset = prepared(index, spec(crop_px=40, base_size_px=20, augment="none", class_count=2))
     dataset[0]
     faults = dataset.take_faults()
     assert faults == Faults((), pixels_seen=400, pixels_ignored=200)
@@ -371,7 +384,7 @@ def test_faults_are_drained_and_count_pixels(tmp_path):
 def test_name_that_is_no_utf8_is_told_as_text(tmp_path):
     """JSON cannot hold a lone surrogate."""
     path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
-    dataset = SegmentationDataset(Pairs([(path, path), save_pair(tmp_path, 1)]), spec())
+    dataset = prepared(Pairs([(path, path), save_pair(tmp_path, 1)]), spec())
     dataset[0]
     ((name, _),) = dataset.take_faults().bad_samples
     assert Path(name).name == "caf\N{REPLACEMENT CHARACTER}.png"
@@ -380,7 +393,7 @@ def test_name_that_is_no_utf8_is_told_as_text(tmp_path):
 
 def test_workers_deliver_the_batches(good_pairs):
     """The data set travels to a worker, and its draws differ from sample to sample."""
-    loader = DataLoader(SegmentationDataset(Pairs(good_pairs.pairs[:1] * 4), spec()), batch_size=4, num_workers=1)
+    loader = DataLoader(prepared(Pairs(good_pairs.pairs[:1] * 4), spec()), batch_size=4, num_workers=1)
     (batch,) = loader
     images, labels = batch
     assert (tuple(images.shape), tuple(labels.shape)) == ((4, 3, 33, 33), (4, 33, 33))
@@ -395,7 +408,7 @@ def test_survey_finds_the_classes_and_sizes(tmp_path):
     with_void = quarters(40, 80)
     with_void[0] = 255
     index = Pairs([save_pair(tmp_path, 0), save_pair(tmp_path, 1, with_void), save_pair(tmp_path, 2)])
-    found = survey(index)
+    found = surveyed(index)
     assert (found.class_count, found.is_binary_mask, found.readable_count) == (21, False, 3)
     assert (found.width_px, found.height_px, found.unreadable) == (64, 48, ())
     expected_bytes = sum(Path(path).stat().st_size for pair in index.pairs for path in pair) / 3
@@ -408,14 +421,14 @@ def test_survey_finds_the_classes_and_sizes(tmp_path):
 )
 def test_survey_tells_binary_masks_from_ignore(tmp_path, values, class_count, is_binary):
     """255 is a class only where there is nothing else but 0."""
-    found = survey(Pairs([save_pair(tmp_path, 0, np.resize(np.array(values, np.uint8), (6, 6)))]))
+    found = surveyed(Pairs([save_pair(tmp_path, 0, np.resize(np.array(values, np.uint8), (6, 6)))]))
     assert (found.class_count, found.is_binary_mask) == (class_count, is_binary)
 
 
 def test_survey_counts_and_names_what_it_cannot_read(good_pairs):
     """The others still tell the classes."""
     Path(good_pairs.pairs[2][1]).write_bytes(b"")
-    found = survey(good_pairs)
+    found = surveyed(good_pairs)
     assert (found.readable_count, found.class_count) == (3, 21)
     assert found.unreadable == ((good_pairs.pairs[2][1], "empty file"),)
 
@@ -424,7 +437,7 @@ def test_survey_of_nothing_readable_knows_nothing(good_pairs):
     """Unknown is None, not 0."""
     for _, mask in good_pairs.pairs:
         Path(mask).unlink()
-    found = survey(good_pairs)
+    found = surveyed(good_pairs)
     known = (found.class_count, found.width_px, found.height_px, found.mean_pair_bytes, found.readable_count)
     assert known == (None, None, None, None, 0)
 
@@ -438,10 +451,10 @@ def test_survey_looks_at_an_even_spread(good_pairs):
             return super().pair(number)
 
     asked: set[int] = set()
-    survey(Recording(good_pairs.pairs * 20), limit=8)
+    surveyed(Recording(good_pairs.pairs * 20), limit=8)
     assert sorted(asked) == list(range(0, 80, 10))
 
 
 def test_survey_stops_at_its_time_limit(good_pairs):
     """One pair is read in any case."""
-    assert survey(good_pairs, limit_s=0.0).readable_count == 1
+    assert surveyed(good_pairs, limit_s=0.0).readable_count == 1

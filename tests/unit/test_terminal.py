@@ -158,7 +158,7 @@ def test_call_from_python_is_not_given_a_command_line() -> None:
     report = inconclusive_report()
     request = msgspec.structs.replace(report.request, command=("recommend(dataset)",))
     changed = msgspec.structs.replace(report, request=request)
-    assert compose_longer_command(changed) == "recommend(dataset) with budget_s=240"
+    assert compose_longer_command(changed) == "recommend(dataset) with budget='240s'"
 
 
 @pytest.mark.parametrize(

@@ -201,3 +201,35 @@ def test_learning_rate_is_deeplabs_unless_given():
 def test_model_has_the_classes_asked_for():
     """class_count reaches the last layer."""
     assert build_model(spec(class_count=7)).classifier.out_channels == 7
+
+
+def test_a_loss_handed_over_is_minimised():
+    """Any targets will do for it: here images."""
+    model = nn.Conv2d(3, 3, 1)
+    images = torch.rand(4, 3, 8, 8)
+    step = BuiltInStep(model, spec(learning_rate=0.5), CPU, loss=nn.MSELoss())
+    first = nn.functional.mse_loss(model(images), images).item()
+    for _ in range(20):
+        step((images, images))
+    assert nn.functional.mse_loss(model(images), images).item() < 0.5 * first
+
+
+def test_a_loss_needs_a_pair():
+    step = BuiltInStep(small_model(), spec(), CPU, loss=nn.MSELoss())
+    with pytest.raises(TargetError, match="inputs, targets"):
+        step([torch.zeros(1)])
+
+
+def test_an_optimizer_handed_over_is_made_for_the_copy():
+    model = small_model()
+    step = BuiltInStep(model, spec(), CPU, optimizer=(torch.optim.NAdam, {"lr": 0.25}))
+    assert type(step._optimizer) is torch.optim.NAdam
+    assert step._optimizer.param_groups[0]["lr"] == 0.25
+    assert step._optimizer.param_groups[0]["params"] == list(model.parameters())
+
+
+def test_a_model_may_be_handed_over_as_a_function():
+    step = build_step(spec(), CPU, model=small_model)
+    assert isinstance(step, BuiltInStep)
+    with pytest.raises(TargetError, match="handed over gives a list"):
+        build_step(spec(), CPU, model=list)

@@ -134,7 +134,7 @@ def _places(tree: Tree, place: bytes, split: str | None) -> Iterator[_Place]:
         for mask_path, mask in masks.items():
             is_loose = not image.kind and mask.split is None and not images
             if image.split == mask.split or is_loose:
-                inner_masks = _split_folders(tree.folder(mask_path)) if is_loose else {}
+                inner_masks = split_folders(tree.folder(mask_path)) if is_loose else {}
                 pair = FolderPair(image_path, inner_masks.get(image.split or "", mask_path), image.split or split)
                 yield _Place(image.kind, mask.kind, pair)
     if not sources and any(map(is_image, tree.folder(place).files)):
@@ -144,7 +144,7 @@ def _places(tree: Tree, place: bytes, split: str | None) -> Iterator[_Place]:
 
 def _split_below(tree: Tree, pair: FolderPair) -> tuple[list[FolderPair], list[bytes]]:
     """Return a pair's split folders where images and masks have one in common, and what holds them; or itself."""
-    images, masks = (_split_folders(tree.folder(path)) for path in (pair.images, pair.masks))
+    images, masks = (split_folders(tree.folder(path)) for path in (pair.images, pair.masks))
     if pair.split is not None or not images.keys() & masks.keys():
         return [pair], []
     pairs = [
@@ -153,7 +153,8 @@ def _split_below(tree: Tree, pair: FolderPair) -> tuple[list[FolderPair], list[b
     return pairs, [pair.images]
 
 
-def _split_folders(folder: Folder) -> dict[str, bytes]:
+def split_folders(folder: Folder) -> dict[str, bytes]:
+    """Return the folders of a folder that are called as splits are, by split."""
     found: dict[str, bytes] = {}
     for name in folder.folders:
         role = _role(name)
@@ -184,7 +185,7 @@ def _told_apart_by_suffix(tree: Tree) -> list[Candidate]:
     if not with_pairs:
         return []
     tops = {path.partition(b"/")[0] for path in with_pairs}
-    splits = {split: path for split, path in _split_folders(tree.folder(b"")).items() if path in tops}
+    splits = {split: path for split, path in split_folders(tree.folder(b"")).items() if path in tops}
     is_split = bool(splits) and tops <= set(splits.values())
     pairs = [FolderPair(path, path, split) for split, path in splits.items()] if is_split else [FolderPair(b"", b"")]
     return [

@@ -1,0 +1,89 @@
+"""Which commands work on files? `report` shows a saved one, `schema` says its form, `profile` records a device."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loadtune.arguments import Crop, Device, Emit, Force, Model, Precision
+from loadtune.cli.showing import show
+from loadtune.errors import UsageError
+from loadtune.options import ProbeOptions
+
+
+def report(
+    file: Annotated[Path, typer.Argument(help="A report.json, or a verification.json.")],
+    html: Annotated[Path | None, typer.Option(help="Write the page here as well.")] = None,
+    emit: Emit = None,
+    force: Force = False,
+) -> None:
+    """Show a saved report or verification again, and render its page."""
+    from loadtune.errors import OutputError
+    from loadtune.outputs import render
+    from loadtune.records.report import Report
+    from loadtune.render.emit import check_form
+    from loadtune.render.emit import emit as write_settings
+    from loadtune.render.saved import read_saved, replace_file
+
+    check_form(emit)
+    found = read_saved(file)
+    if emit is not None and not isinstance(found, Report):
+        raise UsageError(f"{file} is a verification, which recommends nothing", "give --emit a report.json")
+    if html is not None:
+        if html.exists() and not force:
+            raise OutputError(f"{html} exists", "choose another name, or overwrite it with --force")
+        replace_file(html, render(found).encode())
+    if emit is not None and isinstance(found, Report):
+        sys.stdout.write(write_settings(found, emit))
+        return
+    show(found, str(file))
+    if html is not None:
+        print(f"\nWrote {html}")
+
+
+def schema(
+    profile: Annotated[bool, typer.Option("--profile", help="Of replay profiles instead of reports.")] = False,
+    verification: Annotated[bool, typer.Option("--verification", help="Of verifications instead of reports.")] = False,
+) -> None:
+    """Print the JSON Schema of report.json."""
+    import json
+
+    from loadtune.render import saved
+
+    if profile and verification:
+        raise UsageError("--profile and --verification exclude each other", "ask for one after the other")
+    made = saved.profile_schema() if profile else saved.verification_schema() if verification else saved.schema()
+    print(json.dumps(made, indent=2))
+
+
+def profile(
+    out: Annotated[Path, typer.Argument(help="File to write, for --device replay:FILE.")],
+    device: Device = "auto",
+    batch_size: Annotated[str, typer.Option(help="Batch sizes to record.")] = "8,16,32",
+    crop: Crop = None,
+    classes: Annotated[int, typer.Option(help="Classes of the network.")] = 21,
+    model: Model = None,
+    precision: Precision = None,
+    force: Force = False,
+) -> None:
+    """Record this machine's device, so that it can be replayed on another."""
+    from loadtune.errors import OutputError
+    from loadtune.recording import record_profile
+    from loadtune.render.progress import make_progress
+
+    if out.exists() and not force:
+        raise OutputError(f"{out} exists", "choose another name, or overwrite it with --force")
+    options = ProbeOptions(
+        dataset="",
+        device=device,
+        batch_size=batch_size,
+        crop_px=crop,
+        class_count=classes,
+        model=model,
+        precision=precision,  # type: ignore[arg-type]
+    )
+    recorded = record_profile(options, out, make_progress(sys.stderr))
+    for point in recorded.points:
+        print(f"batch_size={point.batch_size:<4} {point.device_s:.4f} s a step, {point.host_cpu_s:.4f} s of host CPU")
+    print(f"Wrote {out}: replay it with --device replay:{out}")

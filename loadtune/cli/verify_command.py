@@ -1,0 +1,79 @@
+"""What can `loadtune verify` be told?"""
+
+import sys
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from loadtune.arguments import (
+    Backbone,
+    Baseline,
+    Batches,
+    Dataset,
+    Device,
+    Force,
+    JsonPath,
+    Layout,
+    Model,
+    Out,
+    Precision,
+    Quiet,
+    Split,
+    StepTime,
+    TrainStep,
+)
+from loadtune.cli.showing import INTERRUPTED_EXIT_CODE, process_start_s, run_and_show
+from loadtune.options import ProbeOptions
+
+FAILS_EXIT_CODE, UNKNOWN_EXIT_CODE = 10, 11
+
+
+def verify(
+    *,
+    dataset: Dataset,
+    quick: Annotated[bool, typer.Option("--quick", help="One minute instead of five; it can tell less.")] = False,
+    device: Device = "auto",
+    step_time: StepTime = None,
+    batch_size: Batches = None,
+    baseline: Baseline = None,
+    out: Out = None,
+    json_path: JsonPath = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    layout: Layout = None,
+    split: Split = None,
+    crop: Annotated[int | None, typer.Option(help="Side of the training crop in pixels.  [513; on a CPU 65]")] = None,
+    backbone: Backbone = "resnet50",
+    precision: Precision = None,
+    model: Model = None,
+    train_step: TrainStep = None,
+) -> None:
+    """Check, on this machine and with your data, whether the measuring can be trusted."""
+    options = ProbeOptions(
+        dataset=dataset,
+        device=device,
+        step_time_s=step_time,
+        batch_size=batch_size,
+        baseline=baseline,
+        layout=layout,
+        split=split,
+        crop_px=crop,
+        backbone=backbone,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+        model=model,
+        train_step=train_step,
+        command=("loadtune", *sys.argv[1:]),
+        began_s=process_start_s(),
+    )
+    from loadtune.records.verification import Outcome
+    from loadtune.verifying.verify import verify as run
+
+    work = partial(run, is_quick=quick)
+    try:
+        found = run_and_show(options, out, json_path, "verification", work, force=force, quiet=quiet)
+    except KeyboardInterrupt:
+        print("loadtune: interrupted before anything was checked", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
+    codes = {Outcome.HOLDS: 0, Outcome.FAILS: FAILS_EXIT_CODE, Outcome.UNKNOWN: UNKNOWN_EXIT_CODE}
+    raise typer.Exit(INTERRUPTED_EXIT_CODE if found.status == "interrupted" else codes[found.outcome])

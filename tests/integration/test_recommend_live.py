@@ -1,0 +1,134 @@
+"""Does `recommend()` work where people call it: in a script, in a notebook, under torchrun, twice, as README shows?"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PRELUDE = '''
+import random, time
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+class Waiting(Dataset):
+    """Classes of the script itself: nothing else can import them."""
+    def __len__(self):
+        return 96
+    def __getitem__(self, number):
+        time.sleep(0.01)
+        return torch.zeros(3, 16, 16), torch.zeros(16, 16, dtype=torch.int64)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+    def forward(self, images):
+        return self.conv(images)
+
+dataset, model = Waiting(), Net()
+'''
+
+RANKED = (
+    PRELUDE
+    + """
+import json, os, sys
+from loadtune import recommend
+
+if __name__ == "__main__":
+    if os.environ["FORM"] == "group":
+        torch.distributed.init_process_group("gloo")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state(), random.getstate(), torch.get_num_threads(), dict(os.environ)
+    advice = recommend(dataset, model=model, loss=nn.CrossEntropyLoss(), optimizer=optimizer, batch_size=4,
+                       num_workers=0, step_time_s=0.01, budget="30s", quiet=True)
+    same = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    same = same and torch.equal(torch.get_rng_state(), state[0]) and random.getstate() == state[1]
+    same = same and torch.get_num_threads() == state[2] and dict(os.environ) == state[3] and not optimizer.state
+    loader = DataLoader(dataset, shuffle=True, **advice.dataloader_kwargs)
+    next(iter(loader))
+    told = {"kwargs": advice.dataloader_kwargs, "lr": advice.lr, "notes": advice.report.search_notes, "same": same,
+            "cores": advice.report.environment.limits.usable_cores, "seconds": advice.report.seconds_spent}
+    with open(os.path.join(os.environ["OUT"], os.environ.get("RANK", "0") + os.environ.get("TRY", "")), "w") as file:
+        json.dump(told, file)
+"""
+)
+
+
+def run(words: list[str], folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        words,
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "OUT": str(folder),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+            **environ,
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.mark.parametrize("form", ["agent", "group"])
+def test_two_ranks_get_one_answer(tmp_path: Path, form: str) -> None:
+    """One measures, with half of the cores, while the other waits; the script's own state stays as it was."""
+    script = tmp_path / "train.py"
+    script.write_text(RANKED)
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    run(words, tmp_path, FORM=form)
+    first, second = (json.loads((tmp_path / rank).read_text()) for rank in "01")
+    assert first == second
+    assert first["same"]
+    assert first["lr"] == 0.1
+    assert first["cores"] == len(os.sched_getaffinity(0)) / 2
+    assert any("2 ranks waited" in note for note in first["notes"])
+
+
+def test_a_second_run_is_answered_from_what_was_kept(tmp_path: Path) -> None:
+    """Unless the first was inconclusive: then nothing was kept, and the second measures as well."""
+    script = tmp_path / "train.py"
+    script.write_text(RANKED)
+    for attempt in "ab":
+        run([sys.executable, str(script)], tmp_path, FORM="alone", TRY=attempt)
+    first, second = (json.loads((tmp_path / f"0{attempt}").read_text()) for attempt in "ab")
+    kept = list((tmp_path / "cache" / "loadtune").glob("*.json"))
+    is_told = any("nothing was measured now" in note for note in second["notes"])
+    assert is_told == bool(kept)
+    if kept:
+        assert first["kwargs"] == second["kwargs"]
+
+
+def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
+    """As it stands there, after a script's own classes."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = (block for block in blocks if "import recommend" in block)
+    script = tmp_path / "train.py"
+    script.write_text(PRELUDE + example + "    print(type(next(iter(loader))))\n")
+    assert "list" in run([sys.executable, str(script)], tmp_path).stdout
+
+
+def test_the_notebook_runs_and_shows_the_report() -> None:
+    """Cell by cell in a kernel, where classes live in the notebook itself."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(ROOT / "demo" / "recommend.ipynb", as_version=4)
+    nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT / "demo")}}
+    ).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+    pages = [output["data"]["text/html"] for output in shown if "text/html" in output["data"]]
+    assert pages[0].startswith("<iframe srcdoc=")
+    assert "num_workers" in pages[-1]
+    assert any("batch_size" in output["data"].get("text/plain", "") for output in shown)
