@@ -23,6 +23,7 @@ Baseline = Annotated[
     str | None, typer.Option(help="What you run today: num_workers=2,batch_size=16.  [torch's suggestion]")
 ]
 JsonPath = Annotated[str | None, typer.Option("--json", help="Also write the JSON here; - prints it instead of text.")]
+Redact = Annotated[bool, typer.Option("--redact", help="Leave home path, user and host name out of what is written.")]
 Emit = Annotated[
     str | None, typer.Option(help="Print only the settings, for configuration files: python, yaml, hydra or json.")
 ]

@@ -1,6 +1,8 @@
 """Where do the results of a probe or verification go? Into a folder that is opened before anything is measured."""
 
 import contextlib
+import getpass
+import platform
 import re
 import time
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Literal
 from loadtune.errors import OutputError
 from loadtune.records.report import Report
 from loadtune.render.html import render_html
+from loadtune.render.redaction import Identity, redact
 from loadtune.render.saved import Saved, encode_report, replace_file, write_report
 from loadtune.render.verification_html import render_verification_html
 
@@ -27,10 +30,14 @@ class Outputs:
         folder: Where they go; it exists.
         json_copy: Another file for the JSON; None: none.
         kind: Their name: `report` or `verification`, with `.json` and `.html`.
+        is_redacted: Whether what tells whose machine it was is left out of them.
     """
 
-    def __init__(self, folder: Path, json_copy: Path | None = None, kind: Kind = "report") -> None:
+    def __init__(
+        self, folder: Path, json_copy: Path | None = None, kind: Kind = "report", *, is_redacted: bool = False
+    ) -> None:
         self.folder = folder
+        self._is_redacted = is_redacted
         self.json_path = folder / f"{kind}.json"
         self.html_path = folder / f"{kind}.html"
         self._json_copy = json_copy
@@ -45,14 +52,28 @@ class Outputs:
 
     def save(self, report: Saved) -> None:
         """Write the JSON, so that what was measured is never lost."""
-        write_report(report, self.json_path)
+        write_report(self.as_shown(report), self.json_path)
 
     def finish(self, report: Saved) -> None:
         """Write everything."""
         self.save(report)
-        replace_file(self.html_path, render(report).encode())
+        shown = self.as_shown(report)
+        replace_file(self.html_path, render(shown).encode())
         if self._json_copy is not None:
-            replace_file(self._json_copy, encode_report(report))
+            replace_file(self._json_copy, encode_report(shown))
+
+    def as_shown(self, report: Saved) -> Saved:
+        """Return what goes into the files."""
+        return redact(report, identify()) if self._is_redacted else report
+
+
+def identify() -> Identity:
+    """Return what tells whose machine this is."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = ""
+    return Identity(str(Path.home()), user, platform.node())
 
 
 def render(saved: Saved) -> str:
@@ -61,7 +82,13 @@ def render(saved: Saved) -> str:
 
 
 def open_outputs(
-    dataset: str, out: Path | None, json_copy: Path | None, *, force: bool, kind: Kind = "report"
+    dataset: str,
+    out: Path | None,
+    json_copy: Path | None,
+    *,
+    force: bool,
+    kind: Kind = "report",
+    is_redacted: bool = False,
 ) -> Outputs:
     """Make the folder and see that it can be written, before anything is measured.
 
@@ -71,6 +98,7 @@ def open_outputs(
         json_copy: Another file for the JSON.
         force: Whether files that are there may be replaced.
         kind: What will be written.
+        is_redacted: Whether what tells whose machine it was is left out.
 
     Raises:
         OutputError: The folder or file is there already, or cannot be written.
@@ -79,7 +107,7 @@ def open_outputs(
         if path is not None and path.exists() and not force:
             raise OutputError(f"{path} exists", "choose another name, or overwrite it with --force")
     folder = _new_folder(dataset, kind) if out is None else out
-    outputs = Outputs(folder, json_copy, kind)
+    outputs = Outputs(folder, json_copy, kind, is_redacted=is_redacted)
     taken = [path for path in (outputs.json_path, outputs.html_path) if path.exists()]
     if taken and not force:
         raise OutputError(f"{taken[0]} exists", "choose another --out, or overwrite it with --force")

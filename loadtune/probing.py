@@ -142,18 +142,23 @@ def _run(run: Probe) -> Report:
 def _measure(run: Probe) -> str:
     """Screen until there is a choice to confirm, or nothing left to ask; return why there is no duel, or nothing.
 
-    Where the baseline is the choice, the seconds kept for its duel go back to the screening.
+    Where the baseline is the choice, the seconds kept for its duel go back to the screening: a share of them as long as
+    that suffices for a trial, then all.
     """
     search = make_search(run.plan, lambda settings: _obstacle(run, settings), run.options.seed)
     run.sink.save(run.report("running"))
+    takes_all = False
     while True:
         asked_before = len(run.trials)
-        _screen(run, search, divide_budget(run.options.budget_s, run.spent_s()).screening_s)
+        left = divide_budget(run.options.budget_s, run.spent_s())
+        _screen(run, search, left.screening_s + (left.duel_s if takes_all else 0.0))
         choice = choose(run.trials, run.plan.baseline)
         if choice.settings != run.plan.baseline:
             return _confirm(run, choice)
         if len(run.trials) == asked_before:
-            return ""
+            if takes_all:
+                return ""
+            takes_all = True
 
 
 def _screen(run: Probe, search: Search, seconds: float) -> None:

@@ -127,6 +127,7 @@ class GridSearch:
         self._round = 0
         self._rounds_planned = 1
         self._asked: Leg | None = None
+        self._short_s: float | None = None
         loader_alone = (max(1, baseline.num_workers),) if loader_alone is None else loader_alone
         workers = sorted({0, *num_workers})
         self._queue = self._opening(measure_device, loader_alone) + self._own_batch(workers)
@@ -138,7 +139,11 @@ class GridSearch:
         ]
 
     def ask(self, seconds_left: float) -> Leg | None:
-        """Return the next leg, with the time that lets this round end and others follow; None: stop."""
+        """Return the next leg, with the time that lets this round end and others follow; None: stop.
+
+        A leg that the seconds do not suffice for stays first in the queue: whoever finds more of them asks again.
+        """
+        self._short_s = None
         if not self._queue:
             self._queue = self._refill(seconds_left)
         if not self._queue:
@@ -150,7 +155,8 @@ class GridSearch:
             return dataclasses.replace(leg, obstacle=obstacle)
         measure_s = self._measure_s(seconds_left)
         if self._overhead_s() + measure_s > seconds_left:
-            self._stop(seconds_left)
+            self._short_s = seconds_left
+            self._rounds_planned = self._round + 1
             return None
         self._asked = dataclasses.replace(self._queue.pop(0), measure_s=measure_s)
         return self._asked
@@ -164,10 +170,15 @@ class GridSearch:
 
     def notes(self) -> tuple[str, ...]:
         """Return what was added, left out, and why the search stopped."""
-        return tuple(self._notes)
+        if self._short_s is None:
+            return tuple(self._notes)
+        left = ", ".join(_describe(leg) for leg in self._queue)
+        return (*self._notes, f"Not measured in round {self._round + 1}, {self._short_s:.0f} s were left: {left}.")
 
     def planned(self) -> int:
         """Return the legs told, asked and queued, and those of the rounds that still fit."""
+        if self._short_s is not None:
+            return len(self._results)
         later = max(0, self._rounds_planned - 1 - self._round) * len(self._contenders())
         return len(self._results) + (self._asked is not None) + len(self._queue) + len(self._others) + later
 
@@ -310,13 +321,6 @@ class GridSearch:
         if not self._overheads_s:
             return LEG_OVERHEAD_S
         return sum(self._overheads_s) / len(self._overheads_s)
-
-    def _stop(self, seconds_left: float) -> None:
-        """Say what the remaining seconds do not suffice for, and ask for nothing more."""
-        left = ", ".join(_describe(leg) for leg in self._queue)
-        self._note(f"Not measured in round {self._round + 1}, {seconds_left:.0f} s were left: {left}.")
-        self._queue, self._others = [], []
-        self._rounds_planned = self._round + 1
 
     def _note(self, sentence: str) -> None:
         if sentence not in self._notes:

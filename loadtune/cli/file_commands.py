@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from loadtune.arguments import Crop, Device, Emit, Force, Model, Precision
+from loadtune.arguments import Crop, Device, Emit, Force, Model, Precision, Redact
 from loadtune.cli.showing import show
 from loadtune.errors import UsageError
 from loadtune.options import ProbeOptions
@@ -16,18 +16,22 @@ def report(
     file: Annotated[Path, typer.Argument(help="A report.json, or a verification.json.")],
     html: Annotated[Path | None, typer.Option(help="Write the page here as well.")] = None,
     emit: Emit = None,
+    redact: Redact = False,
     force: Force = False,
 ) -> None:
     """Show a saved report or verification again, and render its page."""
     from loadtune.errors import OutputError
-    from loadtune.outputs import render
+    from loadtune.outputs import identify, render
     from loadtune.records.report import Report
     from loadtune.render.emit import check_form
     from loadtune.render.emit import emit as write_settings
+    from loadtune.render.redaction import redact as leave_out
     from loadtune.render.saved import read_saved, replace_file
 
     check_form(emit)
     found = read_saved(file)
+    if redact:
+        found = leave_out(found, identify())
     if emit is not None and not isinstance(found, Report):
         raise UsageError(f"{file} is a verification, which recommends nothing", "give --emit a report.json")
     if html is not None:

@@ -21,6 +21,7 @@ from loadtune.arguments import (
     Out,
     Precision,
     Quiet,
+    Redact,
     Split,
     StepTime,
     TrainStep,
@@ -46,6 +47,7 @@ def probe(
     emit: Emit = None,
     force: Force = False,
     quiet: Quiet = False,
+    redact: Redact = False,
     layout: Layout = None,
     split: Split = None,
     max_bad: Annotated[str, typer.Option(help="Broken samples that may be skipped.")] = "1%",
@@ -110,7 +112,7 @@ def probe(
         began_s=process_start_s(),
     )
     try:
-        code = run_probe(options, out, json_path, emit, force=force, quiet=quiet)
+        code = run_probe(options, out, json_path, emit, force=force, quiet=quiet, redact=redact)
     except KeyboardInterrupt:
         print("loadtune: interrupted before anything was measured", file=sys.stderr)
         code = INTERRUPTED_EXIT_CODE
@@ -118,7 +120,14 @@ def probe(
 
 
 def run_probe(
-    options: ProbeOptions, out: Path | None, json_path: str | None, form: str | None, *, force: bool, quiet: bool
+    options: ProbeOptions,
+    out: Path | None,
+    json_path: str | None,
+    form: str | None,
+    *,
+    force: bool,
+    quiet: bool,
+    redact: bool = False,
 ) -> int:
     """Open the outputs, probe, and show the answer."""
     from loadtune.probing import probe as run
@@ -127,5 +136,5 @@ def run_probe(
     check_form(form)
     if form is not None and json_path == "-":
         raise UsageError("--emit and --json - both want stdout", "give --json a file")
-    report = run_and_show(options, out, json_path, "report", run, form, force=force, quiet=quiet)
+    report = run_and_show(options, out, json_path, "report", run, form, force=force, quiet=quiet, redact=redact)
     return INTERRUPTED_EXIT_CODE if report.status == "interrupted" else 0

@@ -22,6 +22,7 @@ def run_and_show(
     *,
     force: bool,
     quiet: bool,
+    redact: bool = False,
 ) -> Any:
     """Open the outputs, run, show what came of it (as settings only, where a form is given), and return it."""
     from loadtune.options import check
@@ -31,7 +32,7 @@ def run_and_show(
 
     check(options)
     copy = Path(json_path) if json_path not in {None, "-"} and json_path is not None else None
-    outputs = open_outputs(options.dataset, out, copy, force=force, kind=kind)
+    outputs = open_outputs(options.dataset, out, copy, force=force, kind=kind, is_redacted=redact)
     try:
         found = run(options, outputs, make_progress(sys.stderr, quiet=quiet))
     except LoadtuneError:
@@ -42,7 +43,7 @@ def run_and_show(
         outputs.forget_if_empty()
         raise
     if json_path == "-":
-        sys.stdout.write(encode_report(found).decode("utf-8"))
+        sys.stdout.write(encode_report(outputs.as_shown(found)).decode("utf-8"))
     elif form is not None:
         from loadtune.render.emit import emit
 

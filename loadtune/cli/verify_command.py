@@ -19,6 +19,7 @@ from loadtune.arguments import (
     Out,
     Precision,
     Quiet,
+    Redact,
     Split,
     StepTime,
     TrainStep,
@@ -41,6 +42,7 @@ def verify(
     json_path: JsonPath = None,
     force: Force = False,
     quiet: Quiet = False,
+    redact: Redact = False,
     layout: Layout = None,
     split: Split = None,
     crop: Annotated[int | None, typer.Option(help="Side of the training crop in pixels.  [513; on a CPU 65]")] = None,
@@ -71,7 +73,7 @@ def verify(
 
     work = partial(run, is_quick=quick)
     try:
-        found = run_and_show(options, out, json_path, "verification", work, force=force, quiet=quiet)
+        found = run_and_show(options, out, json_path, "verification", work, force=force, quiet=quiet, redact=redact)
     except KeyboardInterrupt:
         print("loadtune: interrupted before anything was checked", file=sys.stderr)
         raise typer.Exit(INTERRUPTED_EXIT_CODE) from None

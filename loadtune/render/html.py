@@ -21,6 +21,7 @@ from loadtune.render.answer import (
 from loadtune.render.charts import compute_duel_chart, compute_throughput_chart
 from loadtune.render.commands import compose_command
 from loadtune.render.drawing import NARROW, WIDE, draw_duel, draw_throughput
+from loadtune.render.heat import compute_heat
 from loadtune.render.page import render_page
 from loadtune.render.tables import (
     EvidenceRow,
@@ -30,6 +31,7 @@ from loadtune.render.tables import (
     compute_step_rows,
     compute_trial_table,
 )
+from loadtune.render.traces import compute_traces
 from loadtune.render.words import format_device, format_settings, one_line
 
 
@@ -83,6 +85,8 @@ def _compute_context(report: Report) -> dict[str, Any]:
         "findings": [FindingView(finding, compute_evidence(finding)) for finding in report.findings],
         "trials": compute_trial_table(report),
         "steps": compute_step_rows(report),
+        "heat": compute_heat(report),
+        "traces": compute_traces(report),
         "environment": compute_environment(report.environment),
         "request": compute_request(report),
         "command": compose_command(report),

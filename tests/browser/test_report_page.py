@@ -8,6 +8,7 @@ import pytest
 
 from loadtune.render.html import render_html
 from tests.examples import EXAMPLES, faster_report, hostile_report
+from tests.unit.test_traces import watched
 
 pytestmark = pytest.mark.browser
 
@@ -153,3 +154,19 @@ def test_printed_page_opens_what_is_folded(open_page: Open) -> None:
     assert page.evaluate(folded) == 0
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.evaluate(folded) == before > 0
+
+
+@pytest.mark.parametrize("width_px", WIDTHS_PX)
+def test_traces_and_heat_table_fit_and_open(open_page: Open, width_px: int) -> None:
+    """The strips of both settings are seen at once, the others behind a line; nothing runs out of the window."""
+    page = open_page(render_html(watched(faster_report())), width_px=width_px)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width_px
+    assert page.locator(".traces:not(.small) .strip svg:visible").count() == 6
+    assert page.locator(".traces.small .strip svg:visible").count() == 0
+    page.get_by_text("The other trials").click()
+    assert page.locator(".traces.small .strip svg:visible").count() > 20
+    assert page.evaluate("document.documentElement.scrollWidth") <= width_px
+    assert page.locator("table.heat td").count() == 14
+    shades = page.locator("table.heat td").evaluate_all("cells => cells.map(c => getComputedStyle(c).backgroundColor)")
+    assert len(set(shades)) > 3
+    assert [complaint for complaint in page.complaints if not complaint.startswith("data:")] == []

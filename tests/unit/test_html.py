@@ -142,7 +142,7 @@ def test_page_needs_no_network_and_lets_no_foreign_script_run() -> None:
 def test_replayed_figures_are_labelled_wherever_they_stand() -> None:
     """Verdict, charts, table and step times each say so; a real device is never said to be replayed."""
     source = page_of("faster")
-    assert source.count(">replayed</span>") == 4
+    assert source.count(">replayed</span>") == 5
     assert "replayed: RTX 3090, DeepLabv3+ R50 513 px (estimated)" in source
     assert ">replayed" not in page_of("inconclusive")
     assert "advice for training on this CPU" in page_of("inconclusive")

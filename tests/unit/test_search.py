@@ -104,6 +104,17 @@ def test_what_was_not_measured_is_said():
     assert any("Not measured in round 1" in note for note in search.notes())
 
 
+def test_a_leg_that_did_not_fit_comes_first_when_there_is_more_time():
+    """Seconds that were kept for a duel go back to the search, and nothing of the round is lost."""
+    search = GridSearch(BASELINE, WORKERS, (8,))
+    assert search.ask(0.5) is None
+    assert "Not measured" in search.notes()[-1]
+    runner = FakeRunner(flat)
+    drive(search, runner, 60.0)
+    assert {workers for workers, _ in points(runner, 0)} == set(WORKERS)
+    assert not any("Not measured in round 1" in note for note in search.notes())
+
+
 def test_no_seconds_no_leg():
     """Nothing is asked for, and the notes list the whole round."""
     search = GridSearch(BASELINE, WORKERS, (8,))
