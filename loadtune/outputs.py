@@ -73,7 +73,11 @@ def identify() -> Identity:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
         user = ""
-    return Identity(str(Path.home()), user, platform.node())
+    try:
+        home = str(Path.home())
+    except RuntimeError:  # nor a home
+        home = ""
+    return Identity(home, user, platform.node())
 
 
 def render(saved: Saved) -> str:

@@ -67,15 +67,17 @@ def probe(options: ProbeOptions, sink: Sink, progress: Progress) -> Report:
         stack.callback(nvml.close)
         progress.start("starting: importing torch, reading the machine and the data set")
         run = prepare(options, launcher, nvml, sink, progress, began_s, stack)
-        key = compute_key(run.request, run.environment, run.dataset, options.objects)
-        kept = recall(key) if options.may_recall else None
+        also = options.base_batch_size, options.max_bad_ratio, run.plan.needs.sample_bytes, options.cold
+        key = compute_key(run.request, run.environment, run.dataset, options.objects, also)
+        kept = recall(key) if options.may_recall and key is not None else None
         if kept is not None:
             progress.stop()
             sink.finish(kept)
             return kept
         _refuse_to_keep_waiting(options.ranks)
         report = _run(run)
-        remember(key, report)
+        if key is not None:
+            remember(key, report)
         return report
 
 
@@ -186,6 +188,7 @@ def _screen(run: Probe, search: Search, seconds: float) -> None:
         run.progress.trial_finished(result, _best(run.trials))
         run.sink.save(run.report("running"))
         refuse_too_many(run.trials, run.plan.workload.sample_count, run.options.max_bad_ratio)
+    run.notes = search.notes()
 
 
 def _deadline_s(run: Probe, spec: TrialSpec) -> float:

@@ -38,13 +38,45 @@ class _Answer(msgspec.Struct):
 
 
 def world_size(environ: Mapping[str, str] = os.environ) -> int:
-    """Return how many processes train together; 1 where nothing says so."""
-    return _number(environ, "WORLD_SIZE", 1)
+    """Return how many processes train together: the process group's, else WORLD_SIZE; 1 where nothing says so."""
+    group = _group()
+    return int(group.get_world_size()) if group is not None else _number(environ, "WORLD_SIZE", 1)
 
 
 def local_ranks(environ: Mapping[str, str] = os.environ) -> int:
-    """Return how many of them share this machine."""
+    """Return how many of them share this machine.
+
+    Raises:
+        UsageError: There are several, and nothing says how many of them are here.
+    """
+    if world_size(environ) > 1 and not environ.get("LOCAL_WORLD_SIZE", "").isdigit():
+        raise UsageError(
+            f"{world_size(environ)} processes train together, and nothing says how many of them share this machine",
+            "set LOCAL_WORLD_SIZE, as torchrun does",
+        )
     return _number(environ, "LOCAL_WORLD_SIZE", 1)
+
+
+def _group() -> Any:
+    """Return torch.distributed where the script has made a process group; None elsewhere."""
+    distributed = sys.modules.get("torch.distributed")
+    made = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    return distributed if made else None
+
+
+def _rank(environ: Mapping[str, str]) -> int:
+    """Return which of the processes this is.
+
+    Raises:
+        UsageError: Nothing says so.
+    """
+    group = _group()
+    if group is None and not environ.get("RANK", "").isdigit():
+        raise UsageError(
+            f"WORLD_SIZE={world_size(environ)}, and nothing says which of them this is",
+            "set RANK, or call torch.distributed.init_process_group() first",
+        )
+    return int(group.get_rank()) if group is not None else _number(environ, "RANK", 0)
 
 
 def decide_once(
@@ -64,7 +96,7 @@ def decide_once(
     if world_size(environ) == 1:
         return decide()
     store = _open_store(environ, next(_calls) if call is None else call)
-    if _number(environ, "RANK", 0) != 0:
+    if _rank(environ) != 0:
         return _wait(store, timedelta(seconds=WAIT_FACTOR * budget_s + WAIT_MORE_S))
     try:
         report = decide()
@@ -84,19 +116,26 @@ def _number(environ: Mapping[str, str], name: str, least: int) -> int:
 
 
 def _tell(store: Any, answer: _Answer) -> None:
-    store.set("answer", msgspec.json.encode(answer))
+    try:
+        content = msgspec.json.encode(answer)
+    except UnicodeEncodeError:  # a file name that is not UTF-8
+        content = msgspec.json.encode(
+            _Answer(error="EngineError", what="the answer holds names that are not UTF-8", hint="rename the files")
+        )
+    store.set("answer", content)
 
 
 def _wait(store: Any, limit: timedelta) -> Report:
     """Return what rank 0 told, or raise what it met."""
     try:
         store.wait(["answer"], limit)
+        told = store.get("answer")
     except RuntimeError as error:
         raise EngineError(
             f"rank 0 told nothing within {limit.total_seconds():.0f} s",
             "see its log; every rank has to call recommend()",
         ) from error
-    answer = msgspec.json.decode(store.get("answer"), type=_Answer)
+    answer = msgspec.json.decode(told, type=_Answer)
     if answer.report is not None:
         return answer.report
     raise getattr(errors, answer.error, LoadtuneError)(answer.what, answer.hint)
@@ -109,14 +148,19 @@ def _open_store(environ: Mapping[str, str], call: int) -> Any:
         UsageError: There is neither.
     """
     distributed = sys.modules.get("torch.distributed") or importlib.import_module("torch.distributed")
-    prefix = f"loadtune/{call}"
+    # A restarted group may find the store as the one before left it.
+    attempt = environ.get("TORCHELASTIC_RUN_ID", ""), environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    prefix = f"loadtune/{'/'.join(attempt)}/{call}"
     if distributed.is_initialized():
         # torch has no public name for it; torch.distributed.checkpoint and others take it the same way.
         store = distributed.distributed_c10d._get_default_store()  # noqa: SLF001
         return distributed.PrefixStore(prefix, store)
     if environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        address, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
-        return distributed.PrefixStore(prefix, distributed.TCPStore(address, port, is_master=False))
+        try:
+            address, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
+            return distributed.PrefixStore(prefix, distributed.TCPStore(address, port, is_master=False))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise EngineError(f"torchrun's store cannot be reached: {error}", "see the agent's log") from error
     raise UsageError(
         f"WORLD_SIZE={world_size(environ)}, and the processes have no way to talk yet",
         "call torch.distributed.init_process_group() first, or start the script with torchrun",

@@ -19,6 +19,7 @@ from loadtune.ranks import decide_once, local_ranks, world_size
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Finding, Report
 from loadtune.records.settings import Optimizer, Settings
+from loadtune.remembering import is_recalled
 from loadtune.render.html import render_html
 from loadtune.render.progress import make_progress
 from loadtune.render.saved import read_report
@@ -180,7 +181,7 @@ def recommend(
             objects={key: value for key, value in handed.items() if value is not None},
         )
         decide = partial(probe, options, out=out, force=force, quiet=quiet)
-        return Advice(_with_cost(decide_once(decide, options.budget_s), options.ranks))
+        return Advice(decide_once(lambda: _with_cost(decide(), options), options.budget_s))
     except LoadtuneError as error:
         if on_error == "raise":
             raise
@@ -191,9 +192,10 @@ def recommend(
         return Advice(None, todays_settings(data, batch_size, num_workers), failure)
 
 
-def _with_cost(report: Report, ranks: int) -> Report:
-    """Say what the answer cost where several ranks waited for it."""
-    if ranks == 1:
+def _with_cost(report: Report, options: ProbeOptions) -> Report:
+    """Say what the answer cost where several ranks waited for it. An answer that was kept cost nothing."""
+    ranks = options.ranks
+    if ranks == 1 or is_recalled(report):
         return report
     spent = (
         f"{ranks} ranks waited: {ranks} x {report.seconds_spent:.0f} s = {ranks * report.seconds_spent:.0f} GPU-seconds"
@@ -228,7 +230,9 @@ def describe_optimizer(optimizer: Any) -> tuple[Optimizer, tuple[Any, dict[str, 
     rule: Optimizer = "adamw" if has_betas and "adamw" in name.lower() else "adam" if has_betas else "sgd"
     accepted = inspect.signature(type(optimizer)).parameters
     options = {key: value for key, value in defaults.items() if key in accepted}
-    return rule, (type(optimizer), options), float(groups[0]["lr"])
+    # A schedule keeps here what was tuned; what the group holds now may be the start of a warm-up.
+    rate = float(groups[0].get("initial_lr", groups[0]["lr"]))
+    return rule, (type(optimizer), options), rate if rate > 0 else None
 
 
 def todays_settings(data: Any, batch_size: int | None, num_workers: int | None) -> Settings:

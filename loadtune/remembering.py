@@ -5,23 +5,25 @@ names are not in it: clusters give a new one each time. What is kept is a report
 read; one that cannot be read counts as none.
 """
 
-import contextlib
 import hashlib
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import msgspec
 
 from loadtune.errors import LoadtuneError
+from loadtune.fingerprint import NotDescribableError, fingerprint
 from loadtune.records.report import DatasetSummary, Report, Request, Verdict
 from loadtune.records.resources import Environment
 from loadtune.render.saved import read_report, write_report
 
 MEMORY_STEP_BYTES = 2**30
 """Memory limits that round to the same are the same: two nodes of one kind differ by some megabytes."""
+KEPT_WORDS = "and kept: nothing was measured now."
+"""How the note of a recalled answer ends."""
 KEPT_VERDICTS = (Verdict.FASTER, Verdict.SAME)
 """An inconclusive answer would be given again for ever, where a second measurement might tell."""
 
@@ -32,15 +34,31 @@ def cache_folder() -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "loadtune"
 
 
-def compute_key(request: Request, environment: Environment, dataset: DatasetSummary, objects: Mapping[str, Any]) -> str:
-    """Return a digest of everything that decides the answer.
+def compute_key(
+    request: Request,
+    environment: Environment,
+    dataset: DatasetSummary,
+    objects: Mapping[str, Any],
+    also: object = None,
+) -> str | None:
+    """Return a digest of everything that decides the answer; None where not all of it can be told.
 
     Args:
         request: What was asked.
         environment: The machine.
         dataset: The data as recognised.
         objects: What was handed over.
+        also: What else was asked or seen, as JSON can hold it.
     """
+    workload = request.workload
+    targets = [each for each in (workload.dataset_target, workload.model_target, workload.train_step_target) if each]
+    contents = [_target_content(target) for target in targets]
+    try:
+        handed = {name: fingerprint(value) for name, value in objects.items()}
+    except NotDescribableError:
+        return None
+    if None in contents:
+        return None
     limits = environment.limits
     path = Path(request.dataset)
     facts = {
@@ -56,69 +74,37 @@ def compute_key(request: Request, environment: Environment, dataset: DatasetSumm
         "python": environment.python,
         "versions": environment.versions,
         "start_method": environment.start_method,
-        "objects": {name: describe_object(value) for name, value in objects.items()},
+        "objects": handed,
+        "targets": contents,
+        "also": also,
     }
     return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
 
 
-def describe_object(value: Any) -> Any:
-    """Return what tells one handed-over object from another, the same in the next run of the script.
-
-    Its weights do not: they change with every step and cost nothing. Its class, its code, its length and the shapes
-    of its tensors do.
-    """
-    facts: dict[str, Any] = {"type": f"{type(value).__module__}.{type(value).__qualname__}"}
-    if isinstance(value, tuple | list) and len(value) < 16:
-        facts["items"] = [describe_object(each) for each in value]
-    if isinstance(value, str | int | float | bool | dict):
-        facts["value"] = repr(value)
-    for name in ("__call__", "__getitem__", "__iter__", "forward"):
-        code = _code_of(getattr(type(value), name, None))
-        if code is not None:
-            facts[name] = code
-    own = _code_of(value)
-    if own is not None:
-        facts["code"] = own
-    with contextlib.suppress(Exception):  # a user's __len__ or state_dict may raise what it likes
-        facts["length"] = len(value)
-    with contextlib.suppress(Exception):
-        state = value.state_dict()
-        facts["tensors"] = [(key, str(getattr(each, "shape", None)), str(each.dtype)) for key, each in state.items()]
-    inner = getattr(value, "dataset", None)  # of a DataLoader
-    if inner is not None:
-        facts["dataset"] = describe_object(inner)
-        facts["loader"] = [repr(getattr(value, name, None)) for name in ("batch_size", "num_workers", "drop_last")]
-    return facts
-
-
-def _code_of(value: Any) -> str | None:
-    """Return a digest of a function's code, the functions in it included; None for what has none."""
-    code = getattr(value, "__code__", None)
-    if not isinstance(code, CodeType):
+def _target_content(reference: str) -> str | None:
+    """Return a digest of the file behind `train.py:make` or `package.module:make`; None where there is none to read."""
+    source = reference.rpartition(":")[0]
+    try:
+        found = None if source.endswith(".py") or "/" in source else importlib.util.find_spec(source)
+        path = Path(source) if found is None else Path(found.origin or "")
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, ImportError, ValueError):
         return None
-    digest = hashlib.sha256()
-    pending = [code]
-    while pending:
-        each = pending.pop()
-        digest.update(each.co_code)
-        for constant in each.co_consts:
-            if isinstance(constant, CodeType):
-                pending.append(constant)
-            else:  # a set of texts has another order in every process
-                shown = sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
-                digest.update(repr(shown).encode("utf-8", "surrogateescape"))
-        digest.update(" ".join(each.co_names).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 def recall(key: str) -> Report | None:
     """Return the answer kept under a key, saying so; None without one that can be read."""
     try:
         found = read_report(cache_folder() / f"{key}.json")
-    except (LoadtuneError, OSError):
+    except (LoadtuneError, OSError, RuntimeError):
         return None
-    note = f"This answer was measured at {found.created} and kept: nothing was measured now."
+    note = f"This answer was measured at {found.created} {KEPT_WORDS}"
     return msgspec.structs.replace(found, search_notes=(note, *found.search_notes))
+
+
+def is_recalled(report: Report) -> bool:
+    """Say whether a report was kept from before."""
+    return any(note.endswith(KEPT_WORDS) for note in report.search_notes)
 
 
 def remember(key: str, report: Report) -> bool:
@@ -126,10 +112,10 @@ def remember(key: str, report: Report) -> bool:
     told = report.recommendation
     if report.status != "complete" or told is None or told.verdict not in KEPT_VERDICTS:
         return False
-    folder = cache_folder()
     try:
+        folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         write_report(report, folder / f"{key}.json")
-    except (LoadtuneError, OSError):  # a full or read-only home must not cost the answer
+    except (LoadtuneError, OSError, RuntimeError):  # a full or read-only home must not cost the answer
         return False
     return True

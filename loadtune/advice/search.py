@@ -128,6 +128,7 @@ class GridSearch:
         self._rounds_planned = 1
         self._asked: Leg | None = None
         self._short_s: float | None = None
+        self._no_round = ""
         loader_alone = (max(1, baseline.num_workers),) if loader_alone is None else loader_alone
         workers = sorted({0, *num_workers})
         self._queue = self._opening(measure_device, loader_alone) + self._own_batch(workers)
@@ -143,7 +144,7 @@ class GridSearch:
 
         A leg that the seconds do not suffice for stays first in the queue: whoever finds more of them asks again.
         """
-        self._short_s = None
+        self._short_s, self._no_round = None, ""
         if not self._queue:
             self._queue = self._refill(seconds_left)
         if not self._queue:
@@ -171,7 +172,7 @@ class GridSearch:
     def notes(self) -> tuple[str, ...]:
         """Return what was added, left out, and why the search stopped."""
         if self._short_s is None:
-            return tuple(self._notes)
+            return (*self._notes, self._no_round) if self._no_round else tuple(self._notes)
         left = ", ".join(_describe(leg) for leg in self._queue)
         return (*self._notes, f"Not measured in round {self._round + 1}, {self._short_s:.0f} s were left: {left}.")
 
@@ -224,7 +225,7 @@ class GridSearch:
         if self._round + 1 >= ROUNDS_MAX or len(contenders) < 2:
             return []
         if len(contenders) * (self._overhead_s() + MEASURE_MIN_S) > seconds_left:
-            self._note(f"Round {self._round + 2} did not fit into the {seconds_left:.0f} s left.")
+            self._no_round = f"Round {self._round + 2} did not fit into the {seconds_left:.0f} s left."
             return []
         self._round += 1
         self._random.shuffle(contenders)

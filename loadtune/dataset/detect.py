@@ -90,17 +90,20 @@ def list_dataset(path: Path, layout: str | None = None, split: str | None = None
         reason = f"holds nothing to use: {summary}" if summary else "is an empty folder"
         raise DatasetError(f"{shown} {reason}", "give the folder that holds the images and masks")
     failed: list[_Option] = []
+    refused: list[DatasetError] = []
     splits: set[str] = set()
     for search in Search:
         candidates = [found for entry in layouts for found in entry.find(tree, search, folders)]
-        options = [_collect(candidate, split) for candidate in _most_specific(candidates) if _has(candidate, split)]
+        options = list(_collect_all(candidates, split, refused))
         splits.update(name for candidate in candidates for name in candidate.splits)
         fitting = [option for option in options if len(option.collected)]
         if fitting:
             return _list(tree, _choose(shown, fitting))
-        failed += options if options or not candidates else []
-        if candidates and not options:
+        failed += options
+        if candidates and not any(_has(candidate, split) for candidate in candidates):
             raise _unknown_split(shown, split, splits)
+    if refused:
+        raise refused[0]
     if failed:
         raise _no_pairs(shown, failed[0])
     raise _unrecognised(shown, tree, layouts)
@@ -150,12 +153,24 @@ def _missing_hint(path: Path) -> str:
     return f"did you mean {printable(os.fsencode(close[0]))}?" if close else "check the path"
 
 
-def _most_specific(candidates: list[Candidate]) -> Iterator[Candidate]:
-    """Yield the candidates whose images no earlier layout has."""
-    for place, candidate in enumerate(candidates):
-        earlier = (other for other in candidates[:place] if other.layout != candidate.layout)
-        if not any(candidate.folders & other.folders for other in earlier):
-            yield candidate
+def _collect_all(candidates: list[Candidate], split: str | None, refused: list[DatasetError]) -> Iterator[_Option]:
+    """Yield what the candidates hold whose images no earlier layout has.
+
+    One that cannot be used is no reason to refuse the others: a stray archive may lie beside a whole data set. What it
+    said is added to `refused`.
+    """
+    taken: list[Candidate] = []
+    for candidate in candidates:
+        is_taken = any(candidate.folders & other.folders for other in taken if other.layout != candidate.layout)
+        if is_taken or not _has(candidate, split):
+            continue
+        try:
+            option = _collect(candidate, split)
+        except DatasetError as error:
+            refused.append(error)
+            continue
+        taken.append(candidate)
+        yield option
 
 
 def _has(candidate: Candidate, split: str | None) -> bool:

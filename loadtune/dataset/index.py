@@ -152,7 +152,9 @@ class PairIndex:
         holder, newline, _ = mask.rpartition("\n")
         if not newline:
             return image, mask
-        return (image, *(path for path in (holder, mask) if os.path.isfile(path)))  # noqa: PTH113 - paths are text
+        if os.path.isdir(holder):  # noqa: PTH112 - paths are text; parts of a mask, by their names
+            return (image, *(f"{holder}/{name}" for name in mask[len(holder) + 1 :].split("/")))
+        return (image, *(path for path in (holder, mask) if os.path.isfile(path)))  # noqa: PTH113
 
     def close(self) -> None:
         """Unmap the buffer; the maker's descriptor goes with it, and then nobody can open it any more."""

@@ -17,6 +17,8 @@ from loadtune.render.words import NOT_MEASURED, format_bytes, format_seconds, fo
 
 LARGE_POINTS, SMALL_POINTS = 120, 40
 """Points of a line; neighbours are averaged. Every reading of every trial would make the page ten times as large."""
+SHORTEST_S = 1e-3
+"""A trace of one instant has no length to divide by."""
 SMALL_MAX = 24
 """Small multiples shown: more are a carpet that nobody reads, and the table holds their numbers."""
 
@@ -100,7 +102,7 @@ def _find_scales(report: Report, watched: Sequence[TrialResult]) -> _Scales:
 def _view(report: Report, trial: TrialResult, word: str, scales: _Scales, points: int) -> TraceView:
     trace = trial.trace
     assert trace is not None  # noqa: S101 - `compute_traces` chose those that have one
-    end_s = max([sample.at_s for sample in trace.host] + [sample.at_s for sample in trace.gpu])
+    end_s = max(SHORTEST_S, *(sample.at_s for sample in trace.host), *(sample.at_s for sample in trace.gpu))
     strips = [_cpu_strip(trace, scales, end_s, points), _memory_strip(trace, scales, end_s, points)]
     if report.request.device.kind != "cpu":
         strips.insert(0, _gpu_strip(trace, end_s, points))

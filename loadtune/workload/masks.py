@@ -44,13 +44,22 @@ def make_mask(reference: str, masks: Masks, height: int, width: int) -> Tensor:
         return _unite(holder, text) if newline else (read_mask(reference) != 0).to(torch.uint8)
     if masks.kind == "fill":
         return fill(int(text), height, width)
-    if masks.kind == "segments":
-        return _segments(holder, msgspec.json.decode(text, type=list[tuple[int, int]]))
-    return draw_objects(msgspec.json.decode(text), height, width)
+    try:
+        if masks.kind == "segments":
+            return _segments(holder, msgspec.json.decode(text, type=list[tuple[int, int]]))
+        return draw_objects(msgspec.json.decode(text), height, width)
+    except (msgspec.DecodeError, RecursionError, UnicodeError, OverflowError, RuntimeError) as error:
+        raise BrokenFileError(f"its annotation cannot be used: {error}") from error
 
 
 def fill(label: int, height: int, width: int) -> Tensor:
-    """Return a mask of one label, (1, height, width) int32."""
+    """Return a mask of one label, (1, height, width) int32.
+
+    Raises:
+        BrokenFileError: No int32 holds the label.
+    """
+    if not -(2**31) <= label < 2**31:
+        raise BrokenFileError(f"{label} is no class")
     return torch.full((1, height, width), label, dtype=torch.int32)
 
 
@@ -130,6 +139,8 @@ def _decode_object(segmentation: Any, height: int, width: int) -> Any:
         if list(segmentation["size"]) != [height, width]:
             raise ValueError(f"run lengths for {segmentation['size']}, the image has {[height, width]}")
         if isinstance(counts, str):
+            if sum(_run_lengths(counts)) != height * width:
+                raise ValueError("run lengths that do not fill the image")
             return coco.decode({"size": [height, width], "counts": counts.encode()})
         runs = np.asarray(counts, dtype=np.int64)
         if runs.min(initial=0) < 0 or runs.sum() != height * width:
@@ -140,6 +151,29 @@ def _decode_object(segmentation: Any, height: int, width: int) -> Any:
     if not polygons:
         return np.zeros((height, width), np.uint8)
     return coco.decode(coco.merge(coco.frPyObjects(polygons, height, width)))
+
+
+def _run_lengths(text: str) -> list[int]:
+    """Return the run lengths of COCO's compressed form: five bits a letter, each from the third on by its difference.
+
+    Raises:
+        ValueError: A letter that the form has not, or a run below nothing.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for letter in text:
+        bits = ord(letter) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"{letter!r} in run lengths")
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            value -= 1 << shift if bits & 0x10 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift or min(runs, default=0) < 0:
+        raise ValueError("run lengths that are cut short or negative")
+    return runs
 
 
 def _clipped(points: Any, height: int, width: int) -> list[float]:

@@ -88,7 +88,9 @@ def survey(
     numbers = _spread(len(source), limit)
     seen = _look((_read(source, number) for number in numbers), limit_s)
     masks = source.masks
-    if seen.coloured and not seen.sizes and isinstance(source, FilePairs):
+    # A mask of black alone reads as labels, also among colours.
+    is_coloured = seen.coloured > len(seen.sizes) or (seen.coloured and masks.palette)
+    if is_coloured and isinstance(source, FilePairs):
         coloured = FilePairs(source.index, Masks(kind="colours", palette=masks.palette))
         again = _look((_read(coloured, number) for number in numbers), limit_s)
         palette = masks.palette or tuple(sorted(again.values))

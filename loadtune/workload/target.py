@@ -35,6 +35,38 @@ GUARD_HINT = (
 )
 
 
+PICTURE_SETS = frozenset(
+    [
+        "VOCSegmentation",
+        "SBDataset",
+        "Cityscapes",
+        "OxfordIIITPet",
+        "CocoDetection",
+        "ImageFolder",
+        "Caltech101",
+        "Caltech256",
+        "CIFAR10",
+        "CIFAR100",
+        "Country211",
+        "DTD",
+        "EuroSAT",
+        "FGVCAircraft",
+        "Flowers102",
+        "Food101",
+        "GTSRB",
+        "Imagenette",
+        "ImageNet",
+        "Places365",
+        "StanfordCars",
+        "STL10",
+        "SUN397",
+        "SVHN",
+    ]
+)
+"""Classes of torchvision whose samples are (picture, target). Others hold videos, tensors, or several pictures; and a
+user's own subclass may do anything."""
+
+
 class _ImportExpiredError(BaseException):
     """Raised by the timer inside the user's module. No Exception, so that its own handlers let it pass."""
 
@@ -157,7 +189,10 @@ def prepare_pictures(source: DataSource, spec: WorkloadSpec) -> DataSource:
         spec: As for `SegmentationDataset`.
     """
     dataset = source.dataset
-    if source.loader is not None or not isinstance(dataset, VisionDataset) or dataset.transforms is not None:
+    is_known = isinstance(dataset, VisionDataset) and type(dataset).__module__.startswith("torchvision.datasets.")
+    if source.loader is not None or not is_known or type(dataset).__name__ not in PICTURE_SETS:
+        return source
+    if dataset.transforms is not None:
         return source
     return replace(source, dataset=SegmentationDataset(Pictures(dataset), spec))
 

@@ -148,7 +148,7 @@ def coco(root: Path, annotations: list[dict[str, Any]], name: str = "instances_v
     ]
     content = {"images": images, "annotations": annotations, "categories": [{"id": 18, "name": "dog"}, {"id": 3}]}
     path = root / "annotations" / name
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return root
 
@@ -556,3 +556,100 @@ def test_two_layouts_of_other_images_have_to_be_told_apart(tmp_path, cityscapes)
     labels(cityscapes / "masks/1.png")
     with pytest.raises(AmbiguousLayoutError, match="2 ways"):
         list_dataset(cityscapes)
+
+
+# Beside each other
+
+
+def test_a_stray_archive_or_table_does_not_hide_a_data_set(tmp_path, files):
+    """What was unpacked counts, whatever lies beside it, and whether or not that could be read."""
+    photo(tmp_path / "images/a.jpg")
+    labels(tmp_path / "masks/a.png")
+    shard(tmp_path / "images.tar", {"1.jpg": files[0], "1.mask.png": files[1]})
+    (tmp_path / "metadata.parquet").write_bytes(b"PAR1 and nothing else")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/instances_train.json").write_text("{}")
+    listing = list_dataset(tmp_path)
+    assert (listing.layout, listing.sample_count) == ("paired", 1)
+
+
+def test_images_and_masks_under_unknown_names_are_no_classes(tmp_path):
+    for number in range(3):
+        photo(tmp_path / f"DUTS-TR-Image/{number}.jpg")
+        labels(tmp_path / f"DUTS-TR-Mask/{number}.png")
+    with pytest.raises(DatasetError, match="fits no known layout"):
+        list_dataset(tmp_path)
+
+
+def test_the_files_of_a_mask_of_parts_are_known(tmp_path):
+    """They are read into the page cache, dropped from it, and counted."""
+    for name in ("a", "b"):
+        photo(tmp_path / f"{name}/images/{name}.png")
+        labels(tmp_path / f"{name}/masks/1.png", 255)
+        labels(tmp_path / f"{name}/masks/2.png", 255)
+    listing = list_dataset(tmp_path)
+    assert listing.index is not None
+    expected = [f"{tmp_path}/a/images/a.png", f"{tmp_path}/a/masks/1.png", f"{tmp_path}/a/masks/2.png"]
+    assert list(listing.index.files(0)) == expected
+
+
+def test_an_empty_mask_among_colours_does_not_hide_them(tmp_path):
+    """Black alone reads as labels."""
+    coloured(tmp_path)
+    for name in ("c", "d"):
+        photo(tmp_path / f"images/{name}.jpg")
+    coded(tmp_path / "masks/c.png", (128, 64, 0))
+    coded(tmp_path / "masks/d.png", (0, 0, 0))
+    listing = list_dataset(tmp_path)
+    found = survey(SegmentationDataset(FilePairs(listing.index, listing.masks), WorkloadSpec()))
+    assert (found.masks.kind, found.readable_count, found.unreadable) == ("colours", 4, ())
+
+
+def test_picture_masks_come_before_classes_and_plain_images_before_others(tmp_path, files):
+    pytest.importorskip("webdataset")
+    image, mask = files
+    members = {"1.jpg": image, "1.depth.png": mask, "1.mask.png": mask, "1.cls": b"1", "._1.jpg": b"a Mac's own"}
+    shard(tmp_path / "a.tar", members)
+    stored = list_dataset(tmp_path).stored
+    assert isinstance(stored, Shards)
+    assert (stored.image_extensions[0], stored.mask_extensions[0]) == ("jpg", "mask.png")
+
+
+def test_compressed_run_lengths_are_checked_before_they_are_drawn(tmp_path):
+    coco_masks = pytest.importorskip("pycocotools.mask")
+    drawn = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+    drawn[2:9, 3:11] = 1
+    counts = coco_masks.encode(drawn)["counts"].decode()
+    good = {**POLYGON, "segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}}
+    assert ((read(list_dataset(coco(tmp_path / "good", [good]))) == 2) == drawn.astype(bool)).all()
+    for number, broken in enumerate((counts[:-1], counts + counts, "\x7f", "")):
+        bad = {**POLYGON, "segmentation": {"size": [HEIGHT, WIDTH], "counts": broken}}
+        listing = list_dataset(coco(tmp_path / str(number), [bad]))
+        with pytest.raises(BrokenSampleError, match="run lengths"):
+            FilePairs(listing.index, listing.masks).read(0)
+
+
+def test_images_of_one_name_in_several_folders_are_told_apart(tmp_path):
+    pytest.importorskip("pycocotools")
+    for camera in ("one", "two"):
+        photo(tmp_path / f"images/{camera}/1.jpg")
+    images = [{"id": number, "file_name": f"{name}/1.jpg"} for number, name in ((1, "one"), (2, "two"))]
+    annotations = [POLYGON, {**RUNS, "image_id": 2}]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 18}, {"id": 3}]}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/instances_train.json").write_text(json.dumps(content))
+    listing = list_dataset(tmp_path)
+    assert [image for image, _ in pairs(listing, tmp_path)] == ["images/one/1.jpg", "images/two/1.jpg"]
+    assert set(np.unique(read(listing, 0))) == {0, 2}
+    assert set(np.unique(read(listing, 1))) == {0, 1}
+
+
+def test_a_subclass_of_the_users_own_is_left_as_it_is(tmp_path):
+    """It may return tensors, or do its own augmentation."""
+
+    class Mine(ImageFolder):
+        pass
+
+    photo(tmp_path / "cat/1.jpg")
+    own = Mine(str(tmp_path))
+    assert prepare_pictures(describe_dataset(own, "it is"), WorkloadSpec()).dataset is own

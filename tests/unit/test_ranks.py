@@ -87,3 +87,18 @@ def test_without_a_store_it_says_what_to_call():
 def test_one_process_needs_no_store():
     assert decide_once(faster_report, 5.0, {}) == faster_report()
     assert (world_size({}), local_ranks({"LOCAL_WORLD_SIZE": "4"}), world_size({"WORLD_SIZE": "x"})) == (1, 4, 1)
+
+
+def test_ranks_that_nothing_tells_apart_are_refused(store):
+    """As where WORLD_SIZE is set and each process is told its rank in another way."""
+    with pytest.raises(UsageError, match="which of them"):
+        decide_once(never, 5.0, {**environ(store, 0), "RANK": ""}, 0)
+    with pytest.raises(UsageError, match="share this machine"):
+        local_ranks({"WORLD_SIZE": "2", "RANK": "0"})
+
+
+def test_a_restarted_group_does_not_hear_the_answer_of_the_one_before(store):
+    first, second = faster_report(), msgspec.structs.replace(faster_report(), seconds_spent=1.0)
+    decide_once(lambda: first, 5.0, {**environ(store, 0), "TORCHELASTIC_RESTART_COUNT": "0"}, 0)
+    decide_once(lambda: second, 5.0, {**environ(store, 0), "TORCHELASTIC_RESTART_COUNT": "1"}, 0)
+    assert decide_once(never, 5.0, {**environ(store, 1), "TORCHELASTIC_RESTART_COUNT": "1"}, 0) == second

@@ -37,9 +37,12 @@ def test_an_optimizer_is_made_again_with_its_own_options(optimizer, rule):
 
 
 def test_the_rate_is_that_of_the_first_group():
-    """A schedule has changed it since; the default is where it began."""
+    """Where a schedule warms it up, what was tuned counts, not what it is now."""
     optimizer = torch.optim.SGD(PARAMETERS, lr=0.1)
     optimizer.param_groups[0]["lr"] = 0.025
+    assert describe_optimizer(optimizer)[2] == 0.025
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.0)
+    assert optimizer.param_groups[0]["lr"] == 0.0
     assert describe_optimizer(optimizer)[2] == 0.025
 
 

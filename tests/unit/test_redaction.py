@@ -47,3 +47,12 @@ def test_names_are_left_out_as_words_only():
     report = msgspec.structs.replace(faster_report(), warnings=("adam at /home/adam, not ad",))
     found = redact(report, Identity(home="/home/ad", user="ad", host="h1"))
     assert found.warnings == ("adam at /home/adam, not [user]",)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_user_may_be_called_as_a_word_of_the_format(name):
+    """Roles, states and verdicts stay; elsewhere the name is left out."""
+    report = msgspec.structs.replace(with_traces(EXAMPLES[name]()), warnings=("ask grid",))
+    found = redact(report, Identity(home="/home/grid", user="grid", host="complete"))
+    assert found.warnings == ("ask [user]",)
+    assert [trial.role for trial in found.trials] == [trial.role for trial in report.trials]

@@ -2,13 +2,10 @@
 
 import msgspec
 import pytest
-import torch
-from torch import nn
-from torch.utils.data import DataLoader
 
 from loadtune import remembering
 from loadtune.records.report import Report, Verdict
-from loadtune.remembering import compute_key, describe_object, recall, remember
+from loadtune.remembering import compute_key, is_recalled, recall, remember
 from tests.examples import EXAMPLES, faster_report, inconclusive_report
 
 
@@ -61,33 +58,24 @@ def test_what_does_not_decide_leaves_the_key():
     assert key(report) == key(same)
 
 
-def test_objects_count_by_class_code_and_shapes_and_not_by_weights():
-    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
-    assert describe_object(model) == describe_object(other)
-    assert describe_object(model) != describe_object(nn.Linear(3, 4))
-    assert describe_object(DataLoader([1, 2])) != describe_object(DataLoader([1, 2, 3]))
-    assert describe_object(DataLoader([1, 2])) != describe_object(DataLoader([1, 2], batch_size=2))
-
-    def step(batch):
-        return batch.sum()
-
-    def other_step(batch):
-        return batch.mean()
-
-    assert describe_object(step) == describe_object(step)
-    assert describe_object(step) != describe_object(other_step)
-    assert describe_object((torch.optim.SGD, {"lr": 0.1})) != describe_object((torch.optim.SGD, {"lr": 0.2}))
+def test_what_cannot_be_told_apart_is_not_kept():
+    report = faster_report()
+    assert key(report, dataset=[object() for _ in range(3)]) is not None
+    assert key(report, dataset=list(range(500_000))) is None
+    missing = msgspec.structs.replace(report.request.workload, dataset_target="nowhere.py:make")
+    assert key(changed(report, "request", workload=missing)) is None
 
 
-def test_objects_that_raise_are_described_all_the_same():
-    class Shy:
-        def __len__(self):
-            raise RuntimeError("not now")
-
-        def state_dict(self):
-            raise RuntimeError("nor this")
-
-    assert "Shy" in describe_object(Shy())["type"]
+def test_a_script_counts_by_its_content(tmp_path):
+    script = tmp_path / "train.py"
+    report = faster_report()
+    workload = msgspec.structs.replace(report.request.workload, dataset_target=f"{script}:make")
+    report = changed(report, "request", workload=workload)
+    keys = []
+    for text in ("make = 1", "make = 1", "make = 2"):
+        script.write_text(text)
+        keys.append(key(report))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_an_answer_is_kept_and_says_so():
@@ -96,7 +84,8 @@ def test_an_answer_is_kept_and_says_so():
     assert remember("k", report)
     found = recall("k")
     assert found is not None
-    assert "nothing was measured now" in found.search_notes[0]
+    assert is_recalled(found)
+    assert not is_recalled(report)
     assert msgspec.structs.replace(found, search_notes=report.search_notes) == report
 
 

@@ -116,7 +116,7 @@ def _named(tree: Tree, top: bytes, kind: str) -> Iterator[_Source]:
                 split = match["split"]
                 spots = (join(top, split), join(top, b"images/" + split), join(top, b"images"), top)
                 label = _YEAR.sub("", split.decode("utf-8", "replace")) or split.decode("utf-8", "replace")
-                yield _Source(join(place, name), label, tuple(spot for spot in spots if tree.folder(spot).files))
+                yield _Source(join(place, name), label, tuple(spot for spot in spots if tree.folder(spot).real))
 
 
 def _exported(tree: Tree, top: bytes) -> Iterator[_Source]:
@@ -163,7 +163,7 @@ def _read(tree: Tree, path: bytes) -> _File:
         return msgspec.json.decode(file.read_bytes().removeprefix(b"\xef\xbb\xbf"), type=_File)
     except OSError as error:
         raise DatasetError(f"{shown} cannot be read: {error.strerror}", "check its permissions") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DatasetError(
             f"{shown} is no annotation file of COCO's form: {error}",
             "it holds images (id, file_name), annotations (image_id, category_id, segmentation) and categories (id)",
@@ -176,8 +176,14 @@ def _group(tree: Tree, kind: str, source: _Source, file: _File, classes: dict[in
     groups = {folder: Group(folder, b"") for folder in source.image_folders}
     names = {folder: frozenset(tree.folder(folder).files) for folder in source.image_folders}
     for image in file.images:
-        name = os.fsencode(image.file_name).rpartition(b"/")[2]
+        parent, _, name = os.fsencode(image.file_name).rpartition(b"/")
         folder = next((spot for spot in source.image_folders if name in names[spot]), None)
+        below = [join(spot, parent) for spot in source.image_folders] if parent else []
+        for spot in below:  # a path of its own is more than a name
+            if spot not in names:
+                names[spot] = frozenset(tree.folder(spot).files) if b".." not in spot.split(b"/") else frozenset()
+                groups[spot] = Group(spot, b"")
+            folder = spot if name in names[spot] else folder
         text = texts.get(image.id)
         if folder is None:
             collected.left_out.add(NOT_THERE, name)

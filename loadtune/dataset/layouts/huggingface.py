@@ -20,6 +20,8 @@ from loadtune.dataset.tree import Tree
 from loadtune.errors import DatasetError, UsageError
 from loadtune.records.stored import Masks, Rows
 
+PARQUET_MAX_BYTES = 2**30
+"""More would take longer to convert than a budget lasts, and fill the user's home."""
 INFO_LIMIT_BYTES = 2**26
 """Largest dataset_info.json that is read; a real one has kilobytes."""
 
@@ -50,9 +52,11 @@ class HuggingFace:
         """
         if folders:
             raise UsageError("--layout huggingface takes no folder names", "give the folder that was saved")
-        if search is not Search.USUAL:
+        if search is Search.ANYWHERE:
             return []
-        parts = dict(_parts(tree))
+        # A table beside images and masks mostly describes them: it is looked at where nothing else was found.
+        wanted = "arrow" if search is Search.USUAL else "parquet"
+        parts = {split: part for split, part in _parts(tree) if part.format == wanted}
         if not parts:
             return []
         return [
@@ -113,6 +117,12 @@ def _collect(tree: Tree, parts: dict[str, _Part], split: str | None) -> Collecte
         texts = [(tree.root + b"/" + file).decode("utf-8") for file in files]
     except UnicodeDecodeError as error:
         raise DatasetError(f"the path of {printable(files[0])} is not UTF-8", "rename the folder") from error
+    total_bytes = sum(Path(text).stat().st_size for text in texts)
+    if first.format == "parquet" and total_bytes > PARQUET_MAX_BYTES:
+        raise DatasetError(
+            f"{total_bytes} bytes of parquet would be converted into the cache of datasets first",
+            "convert them once yourself: load_dataset(...).save_to_disk(FOLDER), and give that folder",
+        )
     folder = str(Path(texts[0]).parent)
     return Collected(
         described=(
@@ -127,7 +137,7 @@ def _collect(tree: Tree, parts: dict[str, _Part], split: str | None) -> Collecte
             mask_column=mask,
         ),
         stored_count=count,
-        stored_bytes=sum(Path(text).stat().st_size for text in texts),
+        stored_bytes=total_bytes,
     )
 
 
@@ -135,23 +145,21 @@ def _describe(tree: Tree, part: _Part) -> tuple[dict[str, Any], int]:
     """Return the features and the rows of a saved data set."""
     info = _read_json(tree, join(part.folder, b"dataset_info.json"))
     features = info.get("features")
-    splits = info.get("splits")
-    counts = [each.get("num_examples") for each in splits.values()] if isinstance(splits, dict) else []
-    name = _read_json(tree, join(part.folder, b"state.json")).get("_split")
-    own = splits.get(name, {}).get("num_examples") if isinstance(splits, dict) and name in splits else None
-    count = own if isinstance(own, int) else next((each for each in counts if isinstance(each, int)), 0)
-    return features if isinstance(features, dict) else {}, count or _count_arrow(tree, part)
+    return features if isinstance(features, dict) else {}, _count_arrow(tree, part)
 
 
 def _count_arrow(tree: Tree, part: _Part) -> int:
-    """Count the rows where the data set's own files do not say."""
+    """Count the rows: what dataset_info.json says may be of the data set that this one was selected from."""
     import pyarrow as pa
 
     total = 0
     for file in part.files:
         if file.endswith(b".arrow"):
-            with pa.memory_map((tree.root + b"/" + file).decode("utf-8")) as source:
-                total += sum(batch.num_rows for batch in pa.ipc.open_stream(source))
+            try:
+                with pa.memory_map((tree.root + b"/" + file).decode("utf-8")) as source:
+                    total += sum(batch.num_rows for batch in pa.ipc.open_stream(source))
+            except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+                raise DatasetError(f"{printable(file)} cannot be read: {error}", "save the data set again") from error
     return total
 
 
@@ -179,7 +187,7 @@ def _features_in(schema: Any) -> dict[str, Any]:
     if written is not None:
         try:
             found = msgspec.json.decode(written)["info"]["features"]
-        except (msgspec.DecodeError, KeyError, TypeError):
+        except (msgspec.DecodeError, KeyError, TypeError, RecursionError):
             found = None
         if isinstance(found, dict):
             return found
@@ -228,7 +236,7 @@ def _read_json(tree: Tree, path: bytes) -> dict[str, Any]:
         if file.stat().st_size > INFO_LIMIT_BYTES:
             raise DatasetError(f"{shown} is larger than {INFO_LIMIT_BYTES} bytes", "it is no description of a data set")
         found = msgspec.json.decode(file.read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, RecursionError) as error:
         raise DatasetError(f"{shown} cannot be read: {error}", "save the data set again") from error
     if not isinstance(found, dict):
         raise DatasetError(f"{shown} does not describe a data set", "save the data set again")

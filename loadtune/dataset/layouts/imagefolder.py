@@ -1,5 +1,6 @@
 """Is it a classification set? One folder a class, as torchvision's ImageFolder reads it; the class fills the mask."""
 
+import re
 from functools import partial
 
 from loadtune.dataset.candidate import Candidate, Collected, MadeCandidate, Search
@@ -58,9 +59,26 @@ def _classes(place: Folder, tree: Tree) -> dict[bytes, Folder]:
         name.decode("utf-8", "replace").lower() in IMAGE_FOLDERS | MASK_FOLDERS or has_pairs_within(folder.files)
         for name, folder in filled.items()
     )
+    if len(filled) == CLASSES_MIN and _are_images_and_masks(*filled.items()):
+        return {}
     if is_other or len(filled) < CLASSES_MIN or sum(counts.values()) < CLASS_IMAGES_MEAN_MIN * len(filled):
         return {}
     return filled
+
+
+def _are_images_and_masks(one: tuple[bytes, Folder], other: tuple[bytes, Folder]) -> bool:
+    """Say whether two folders look like images and their masks under names that nobody knows (`DUTS-TR-Mask`).
+
+    They share their stems, and a name says so, or their extensions differ. Classes are often numbered alike too.
+    """
+    stems, extensions = [], []
+    for _, folder in (one, other):
+        names = [name for name in folder.files if is_image(name)]
+        stems.append({split_stem(name) for name in names})
+        extensions.append({name.rpartition(b".")[2].lower() for name in names})
+    words = {word for name, _ in (one, other) for word in re.split(r"[^a-z]+", name.decode("utf-8", "replace").lower())}
+    is_said = bool(words & MASK_FOLDERS) or not extensions[0] & extensions[1]
+    return is_said and 2 * len(stems[0] & stems[1]) > min(map(len, stems))
 
 
 def _collect(classes: dict[str, dict[bytes, Folder]], split: str | None) -> Collected:

@@ -21,6 +21,8 @@ from loadtune.records.stored import Masks, Shards
 
 GLANCE_LIMIT_S = 1.0
 """Seconds of reading headers, after which the number of samples is estimated from the bytes read so far."""
+PATHS_BYTES_MAX = 100_000
+"""Of all paths: they travel to each trial in one message."""
 CLASS_EXTENSIONS = ("cls", "label")
 """Members that hold the number of the one class of a sample, as text."""
 
@@ -53,7 +55,7 @@ class WebDataset:
         """
         if folders:
             raise UsageError("--layout webdataset takes no folder names", "give the folder that holds the shards")
-        if search is not Search.USUAL:
+        if search is not Search.BELOW:  # what was unpacked from an archive comes before the archive beside it
             return []
         shards = dict(_shards(tree))
         if not shards:
@@ -98,6 +100,10 @@ def _collect(tree: Tree, shards: dict[bytes, str], split: str | None) -> Collect
         raise DatasetError(
             f"the path of {printable(used[0])} is not UTF-8, which shards need", "rename the folder"
         ) from error
+    odd = next((path for path in paths if set("#?;") & set(path)), None)
+    if odd is not None or sum(map(len, paths)) > PATHS_BYTES_MAX:
+        what = "more shards than can be handed on" if odd is None else f"webdataset reads {odd!r} as an address"
+        raise DatasetError(what, "rename it" if odd is not None else "give a folder with some of them")
     glance = _look(paths)
     total_bytes = sum(Path(path).stat().st_size for path in paths)
     count = round(glance.samples * total_bytes / max(1, glance.read_bytes))
@@ -150,8 +156,8 @@ def _count_extensions(path: str) -> dict[str, int]:
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                extension = member.name.rpartition("/")[2].partition(".")[2].lower()
-                if member.isfile() and extension:
+                stem, _, extension = member.name.rpartition("/")[2].lower().partition(".")
+                if member.isfile() and stem and extension:
                     counts[extension] = counts.get(extension, 0) + 1
     except (tarfile.TarError, OSError, EOFError) as error:
         shown = printable(os.fsencode(path))
@@ -170,5 +176,12 @@ def _is_image(extension: str) -> bool:
 
 
 def _most_frequent(counts: dict[str, int]) -> tuple[str, ...]:
-    """Return the extensions, the most frequent first; rare ones too, since a set may mix jpg and png."""
-    return tuple(sorted(counts, key=lambda extension: (-counts[extension], extension)))
+    """Return the extensions, the most frequent first; rare ones too, since a set may mix jpg and png.
+
+    Of equally frequent ones a picture comes before a class, and a plain one (`jpg`) before another (`depth.png`).
+    """
+
+    def rank(extension: str) -> tuple[bool, int, int, str]:
+        return extension in CLASS_EXTENSIONS, -counts[extension], extension.count("."), extension
+
+    return tuple(sorted(counts, key=rank))

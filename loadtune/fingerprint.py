@@ -1,0 +1,124 @@
+"""What tells one handed-over object from another, alike in every run of a script? Its structure, not its weights.
+
+Pickles will not do: classes of `__main__` travel under names drawn anew in each process. So a value is described by
+what it is made of: types, code, settings, paths, and of arrays their shapes. Weights change with every step and cost
+nothing.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+DEPTH_MAX = 8
+"""Levels looked into. A data set in a subset in a loader has five."""
+PARTS_MAX = 200_000
+"""Parts of one object. Beyond them it is not told apart reliably within a second, so nothing is kept for it."""
+
+_ADDRESS = re.compile(r"0x[0-9a-f]+")
+_PLAIN = (str, bytes, int, float, complex, bool, type(None), type(Ellipsis), range, slice)
+
+
+class NotDescribableError(Exception):
+    """An object too large or too deep to be told from others."""
+
+
+def fingerprint(value: Any) -> str:
+    """Return a digest of a value.
+
+    Raises:
+        NotDescribableError: It has more than `PARTS_MAX` parts, or raises when it is looked at.
+    """
+    digest = hashlib.sha256()
+    count = 0
+    try:
+        for text in islice(_parts(value, 0, set()), PARTS_MAX + 1):
+            digest.update(text.encode("utf-8", "surrogateescape"))
+            digest.update(b"\0")
+            count += 1
+    except Exception as error:
+        raise NotDescribableError(f"{type(error).__name__}: {error}") from error
+    if count > PARTS_MAX:
+        raise NotDescribableError(f"more than {PARTS_MAX} parts")
+    return digest.hexdigest()
+
+
+def _parts(value: Any, depth: int, path: set[int]) -> Iterator[str]:
+    """Yield texts that describe a value; `path` holds what it lies in, so that circles end."""
+    if isinstance(value, _PLAIN):
+        yield f"{type(value).__name__} {value!r}"
+        return
+    if id(value) in path or depth > DEPTH_MAX:
+        yield f"... {type(value).__qualname__}"
+        return
+    yield f"{type(value).__module__}.{type(value).__qualname__}"
+    inner = path | {id(value)}
+    for part in _inside(value):
+        yield from _parts(part, depth + 1, inner)
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    """Yield what a value is made of."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield key
+            yield each
+    elif isinstance(value, list | tuple):
+        yield from value
+    elif isinstance(value, set | frozenset):
+        yield sorted(map(repr, value))
+    elif isinstance(value, ModuleType):
+        yield value.__name__
+    elif isinstance(value, MethodType):
+        yield value.__func__
+        yield value.__self__
+    elif isinstance(value, partial):
+        yield value.func
+        yield value.args
+        yield value.keywords
+    elif isinstance(value, CodeType):
+        yield value.co_code
+        yield value.co_names
+        yield value.co_consts
+    elif isinstance(value, FunctionType):
+        yield value.__code__
+        yield value.__defaults__
+        yield value.__kwdefaults__
+        yield [cell.cell_contents for cell in value.__closure__ or ()]
+        yield {name: value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__}
+    elif isinstance(value, type):
+        yield from _of_class(value)
+    elif hasattr(value, "shape") and hasattr(value, "dtype"):
+        yield f"{tuple(value.shape)} {value.dtype}"
+    else:
+        yield from _of_instance(value)
+
+
+def _of_class(value: type) -> Iterator[Any]:
+    """Yield the code of a script's own class; a library's is told by its name and the library's version."""
+    yield value.__qualname__
+    if value.__module__ == "__main__":
+        for name, each in vars(value).items():
+            if isinstance(each, FunctionType | staticmethod | classmethod | property):
+                yield name
+                yield getattr(each, "__func__", None) or getattr(each, "fget", None) or each
+
+
+def _of_instance(value: Any) -> Iterator[Any]:
+    yield type(value)
+    state = getattr(value, "__dict__", None)
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    if state is None and not slots:
+        yield _ADDRESS.sub("", repr(value))
+        return
+    for name in sorted(state or ()):
+        if not name.startswith("__"):
+            yield name
+            yield state[name] if state is not None else None
+    for name in slots:
+        if hasattr(value, name):
+            yield name
+            yield getattr(value, name)
