@@ -5,6 +5,7 @@ The browser's reason is in `browser/conftest.py`, beside what drives it.
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,10 @@ from hypothesis import settings
 
 collect_ignore_glob = ["targets/*"]
 """Not to be imported in search of doctests: some of them crash or hang on purpose."""
+
+# A shell starts background jobs with SIGINT ignored, and every process of the tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two cores that also run other work make any single example slow now and then. On top of Hypothesis's own choice of
 # a profile, which is a repeatable one where CI is set.
