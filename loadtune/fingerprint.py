@@ -5,8 +5,10 @@ what it is made of: types, code, settings, paths, and of arrays their shapes. We
 nothing.
 """
 
+import dis
 import hashlib
 import re
+import sys
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -84,11 +86,7 @@ def _inside(value: Any) -> Iterator[Any]:
         yield value.co_names
         yield value.co_consts
     elif isinstance(value, FunctionType):
-        yield value.__code__
-        yield value.__defaults__
-        yield value.__kwdefaults__
-        yield [cell.cell_contents for cell in value.__closure__ or ()]
-        yield {name: value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__}
+        yield from _of_function(value)
     elif isinstance(value, type):
         yield from _of_class(value)
     elif hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -97,10 +95,38 @@ def _inside(value: Any) -> Iterator[Any]:
         yield from _of_instance(value)
 
 
+def _of_function(value: FunctionType) -> Iterator[Any]:
+    """Yield the code of one's own function and what it refers to; a library's is told by its name."""
+    yield f"{value.__module__}.{value.__qualname__}"
+    if not _is_of_a_library(value.__module__):
+        yield value.__code__
+        yield value.__defaults__
+        yield value.__kwdefaults__
+        yield [cell.cell_contents for cell in value.__closure__ or ()]
+        names = sorted(_global_names(value.__code__))
+        yield {name: value.__globals__[name] for name in names if name in value.__globals__}
+
+
+def _global_names(code: CodeType) -> set[str]:
+    """Return what a function and those in it read from their module; `co_names` holds attributes besides."""
+    names = {each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL"}
+    return names.union(*(_global_names(each) for each in code.co_consts if isinstance(each, CodeType)))
+
+
+def _is_of_a_library(module: str | None) -> bool:
+    """Say whether a module is installed rather than written for this training: its version tells it then."""
+    root = (module or "").partition(".")[0]
+    file = getattr(sys.modules.get(root), "__file__", None) or ""
+    return root != "__main__" and (
+        root in sys.stdlib_module_names or "site-packages" in file or "dist-packages" in file
+    )
+
+
 def _of_class(value: type) -> Iterator[Any]:
-    """Yield the code of a script's own class; a library's is told by its name and the library's version."""
-    yield value.__qualname__
-    if value.__module__ == "__main__":
+    """Yield the code of one's own class and of its bases; a library's is told by its name."""
+    yield f"{value.__module__}.{value.__qualname__}"
+    if not _is_of_a_library(value.__module__):
+        yield value.__bases__
         for name, each in vars(value).items():
             if isinstance(each, FunctionType | staticmethod | classmethod | property):
                 yield name

@@ -1,5 +1,6 @@
 """What tells one object from another: structure and settings, not weights, and alike in every process."""
 
+import importlib.util
 import subprocess
 import sys
 from functools import partial
@@ -117,3 +118,28 @@ def test_another_process_finds_the_same(tmp_path):
         [sys.executable, str(script)], env={"PYTHONPATH": str(root)}, capture_output=True, text=True, check=True
     )
     assert changed.stdout not in found
+
+
+def test_a_module_of_ones_own_counts_by_its_code(tmp_path, monkeypatch):
+    """A data set's class mostly lies in a file beside the script; its base class may lie in another."""
+    found = []
+    for number, (base, own) in enumerate([("1", "2"), ("1", "2"), ("1", "3"), ("4", "2")]):
+        path = tmp_path / f"own_{number}.py"
+        path.write_text(
+            "class Base:\n    def load(self): return " + base + "\n"
+            "class Data(Base):\n    def __getitem__(self, n): return self.load() + " + own + "\n"
+        )
+        spec = importlib.util.spec_from_file_location("own", path)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "own", module)
+        spec.loader.exec_module(module)
+        found.append(fingerprint(module.Data()))
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+def test_an_attribute_is_no_global_of_the_same_name(monkeypatch):
+    """`self.names` has nothing to do with a variable `names` of the module."""
+    before = fingerprint(Images())
+    monkeypatch.setitem(globals(), "names", 0.5)
+    assert fingerprint(Images()) == before
