@@ -20,9 +20,9 @@ help:
 	@echo "make clean   remove everything made here, $(VENV) included"
 
 demo: $(VENV)/.installed
-	$(BIN)/loadtune probe --dataset demo/nuclei --device cpu --budget 120s --out reports/demo-cpu --force
+	$(BIN)/loadtune probe --dataset demo/nuclei --device cpu --budget 120s --fresh --out reports/demo-cpu --force
 	$(BIN)/loadtune probe --dataset demo/nuclei --step-time 0.06 --batch-size 16 \
-		--baseline num_workers=1,persistent_workers=true --budget 150s --out reports/demo-replay --force
+		--baseline num_workers=1,persistent_workers=true --budget 150s --fresh --out reports/demo-replay --force
 	@echo
 	@echo "Reports to open in a browser:"
 	@echo "  reports/demo-cpu/report.html     training on this CPU"

@@ -185,7 +185,7 @@ def run_probe(cell: str, folder: Path) -> tuple[Report | None, str | None]:
     """
     saved = folder / "copy.json"
     command = [sys.executable, "-m", "loadtune", "probe", *shlex.split(CELLS[cell])]
-    command += ["--json", str(saved), "--out", str(folder / "report"), "--quiet"]
+    command += ["--json", str(saved), "--out", str(folder / "report"), "--quiet", "--fresh", "--search", "grid"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_LIMIT_S, cwd=ROOT, check=False)
     except subprocess.TimeoutExpired:

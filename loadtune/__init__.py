@@ -9,14 +9,15 @@ from loadtune.errors import LoadtuneError
 from loadtune.version import __version__
 
 if TYPE_CHECKING:
+    from loadtune.advised import Advice
     from loadtune.options import ProbeOptions
-    from loadtune.recommending import Advice, probe, recommend
+    from loadtune.recommending import probe, recommend
     from loadtune.records.report import Report
 
 __all__ = ["Advice", "LoadtuneError", "ProbeOptions", "Report", "__version__", "probe", "recommend"]
 
 _HOMES = {
-    "Advice": "loadtune.recommending",
+    "Advice": "loadtune.advised",
     "ProbeOptions": "loadtune.options",
     "Report": "loadtune.records.report",
     "probe": "loadtune.recommending",

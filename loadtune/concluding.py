@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from loadtune.advice.case import Case
 from loadtune.advice.rules import find
 from loadtune.advice.selection import Choice, recommend
@@ -34,7 +36,9 @@ def conclude(
     """Return recommendation, ceilings and findings; without a choice there are ceilings only."""
     if choice is None:
         return Conclusion(recommendation=None, ceilings=compute_ceilings(trials, None), findings=())
-    duel = duels[-1] if duels else None
+    told = [each for each in duels if (each.baseline, each.contender) == (plan.baseline, choice.settings)]
+    duel = told[-1] if told else None
+    trials = [_as_setting(trial) if trial.settings == choice.settings else trial for trial in trials]
     recommendation = recommend(choice, duel, trials, plan.terms, no_duel_reason=no_duel_reason)
     chosen = representative(trials, recommendation.settings)
     findings: tuple[Finding, ...] = ()
@@ -55,12 +59,19 @@ def conclude(
     )
 
 
+def _as_setting(trial: TrialResult) -> TrialResult:
+    """Return a variant's trial as one of a setting: it has become the answer, so its cost and rate count."""
+    return msgspec.structs.replace(trial, role="grid") if trial.role == "variant" else trial
+
+
 def representative(trials: Sequence[TrialResult], settings: Settings) -> TrialResult | None:
     """Return the last complete end-to-end trial of a setting, or None."""
     own = [
         trial
         for trial in trials
-        if trial.settings == settings and trial.measurement is not None and trial.role in {"grid", "baseline"}
+        if trial.settings == settings
+        and trial.measurement is not None
+        and trial.role in {"grid", "baseline", "variant"}
     ]
     return own[-1] if own else None
 

@@ -21,7 +21,8 @@ PARTS_MAX = 200_000
 """Parts of one object. Beyond them it is not told apart reliably within a second, so nothing is kept for it."""
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
-_PLAIN = (str, bytes, int, float, complex, bool, type(None), type(Ellipsis), range, slice)
+PLAIN = (str, bytes, int, float, complex, bool, type(None), type(Ellipsis), range, slice)
+"""Types that hold nothing else, and whose text tells them apart."""
 
 
 class NotDescribableError(Exception):
@@ -50,7 +51,7 @@ def fingerprint(value: Any) -> str:
 
 def _parts(value: Any, depth: int, path: set[int]) -> Iterator[str]:
     """Yield texts that describe a value; `path` holds what it lies in, so that circles end."""
-    if isinstance(value, _PLAIN):
+    if isinstance(value, PLAIN):
         yield f"{type(value).__name__} {value!r}"
         return
     if id(value) in path or depth > DEPTH_MAX:
@@ -58,11 +59,11 @@ def _parts(value: Any, depth: int, path: set[int]) -> Iterator[str]:
         return
     yield f"{type(value).__module__}.{type(value).__qualname__}"
     inner = path | {id(value)}
-    for part in _inside(value):
+    for part in inside(value):
         yield from _parts(part, depth + 1, inner)
 
 
-def _inside(value: Any) -> Iterator[Any]:
+def inside(value: Any) -> Iterator[Any]:
     """Yield what a value is made of."""
     if isinstance(value, dict):
         for key, each in value.items():

@@ -15,6 +15,7 @@ import msgspec
 
 from loadtune.advice.axes import parse_axis
 from loadtune.errors import DeviceError, UsageError
+from loadtune.holding import Held
 from loadtune.records.profile import PROFILE_SCHEMA_VERSION, ProfilePoint, ReplayProfile
 from loadtune.records.settings import (
     Augment,
@@ -23,6 +24,8 @@ from loadtune.records.settings import (
     DeviceKind,
     Optimizer,
     Precision,
+    Purpose,
+    SearchKind,
     Settings,
 )
 
@@ -77,17 +80,22 @@ class ProbeOptions:
     ranks_per_node: int = 1
     max_bad_ratio: float = 0.01
     cold: bool = False
+    search: SearchKind = "grid"
     seed: int = 0
     import_limit_s: float = 60.0
+    purpose: Purpose = "train"
+    held: Held = Held()
     ranks: int = 1
     """Processes that wait for this answer, this one included."""
+    resume: str | None = None
+    """The saved report of a probe to go on with."""
     may_recall: bool = False
     """Whether an answer kept from before will do. A finished one is kept either way."""
     command: tuple[str, ...] = ()
     began_s: float | None = None
     """time.monotonic() at which the budget began to run; None: when the probe starts."""
     objects: Mapping[str, Any] = field(default_factory=dict)
-    """Handed over by value: "dataset", "model", "loss", "optimizer" (class and options), "train_step"."""
+    """Handed over by value: "dataset", "model", "loss", "optimizer" (class and options), "train_step", "val_step"."""
 
     def crop_on(self, device: DeviceKind) -> int:
         """Return the side of the training crop."""
@@ -151,6 +159,7 @@ def _check_words(options: ProbeOptions) -> None:
         ("precision", options.precision or "fp32", get_args(Precision)),
         ("augment", options.augment, get_args(Augment)),
         ("backbone", options.backbone, get_args(Backbone)),
+        ("search", options.search, get_args(SearchKind)),
         ("output stride", options.output_stride, (8, 16)),
     ):
         if word not in known:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from loadtune.advice.axes import auto_batches, auto_workers, default_baseline
+from loadtune.advice.axes import auto_batches, auto_workers, default_baseline, worker_ladder
 from loadtune.advice.feasibility import ACTIVATION_BYTES_PER_PIXEL, Needs, Obstacle, main_threads
-from loadtune.advice.search import GridSearch, Leg, with_axes
+from loadtune.advice.grid import GridSearch
+from loadtune.advice.guided import GuidedSearch
+from loadtune.advice.search import Leg, Search, with_axes
 from loadtune.advice.selection import Terms
 from loadtune.errors import DeviceError, UsageError
 from loadtune.options import (
@@ -25,6 +27,7 @@ from loadtune.records.settings import (
     DeviceChoice,
     MeasureOptions,
     Precision,
+    SearchKind,
     Settings,
     TrialSpec,
     WorkloadSpec,
@@ -164,8 +167,20 @@ def _auto_workers(
     return tuple(sorted({*(each for each in counts if each <= most), min(most, max(counts))}))
 
 
-def make_search(plan: Plan, obstacle: Callable[[Settings], Obstacle | None], seed: int) -> GridSearch:
-    """Return the search over this plan's grid."""
+def make_search(plan: Plan, obstacle: Callable[[Settings], Obstacle | None], kind: SearchKind, seed: int) -> Search:
+    """Return the search over this plan's settings."""
+    if kind == "guided":
+        more = (max(plan.batch_sizes) * 2**power for power in range(1, 3)) if plan.may_extend_batch else ()
+        count = plan.workload.sample_count
+        return GuidedSearch(
+            plan.baseline,
+            worker_ladder(_workers_max(plan)) if plan.may_extend_workers else plan.num_workers,
+            (*plan.batch_sizes, *(size for size in more if count is None or size <= count)),
+            cores=plan.limits.usable_cores,
+            obstacle=obstacle,
+            spare_cores=plan.limits.spare_cores,
+            seed=seed,
+        )
     loader_alone = None
     if plan.device.kind == "cpu":
         most = max(*plan.num_workers, int(plan.limits.usable_cores))
@@ -263,6 +278,7 @@ def _settle_workload(
         learning_rate=options.learning_rate,
         precision=options.precision or default_precision,
         channels_last=options.channels_last,
+        purpose=options.purpose,
     )
 
 
@@ -276,7 +292,9 @@ def _needs(options: ProbeOptions, device: DeviceChoice, inspected: Inspected) ->
         sample_bytes=inspected.sample_bytes or crop_px**2 * (3 * 4 + 8),
         tensors_per_batch=inspected.tensors_per_batch,
         activation_bytes_per_sample=ACTIVATION_BYTES_PER_PIXEL * crop_px**2 if on_cpu else 0,
-        device_memory_bytes=None if inspected.cuda is None else inspected.cuda.memory_bytes,
+        device_memory_bytes=None
+        if inspected.cuda is None
+        else max(0, inspected.cuda.memory_bytes - options.held.device_bytes),
     )
 
 

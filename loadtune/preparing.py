@@ -12,16 +12,19 @@ import msgspec
 from loadtune import options as asked
 from loadtune.advice.cautions import FOREIGN_RATIO
 from loadtune.advice.feasibility import find_obstacle
+from loadtune.advice.selection import Choice
 from loadtune.concluding import (
     BAD_SAMPLES_SHOWN,
     Conclusion,
     list_bad_samples,
 )
 from loadtune.dataset.detect import Listing, list_dataset
+from loadtune.engine.here import Here
 from loadtune.engine.launcher import Launcher
 from loadtune.engine.runner import Runner
 from loadtune.engine.sides import Arena
 from loadtune.errors import UsageError
+from loadtune.holding import describe_held, read_own_memory_bytes, set_aside
 from loadtune.monitor.environment import collect_environment
 from loadtune.monitor.nvml import Nvml
 from loadtune.options import ProbeOptions
@@ -29,11 +32,12 @@ from loadtune.payload import share_objects
 from loadtune.planning import Plan, make_plan, wanted_cuda, workload_to_look_at
 from loadtune.records.measurement import Cause, Duel, TrialResult
 from loadtune.records.messages import CacheTask, Inspected, InspectTask, Sources
-from loadtune.records.report import Ceilings, DatasetSummary, Report, Request
-from loadtune.records.resources import Environment
+from loadtune.records.report import Ceilings, DatasetSummary, Report, Request, SearchSummary
+from loadtune.records.resources import Environment, HostLimits
 from loadtune.records.settings import CacheState
 from loadtune.render.progress import Progress
 from loadtune.render.words import format_device
+from loadtune.resuming import Earlier
 from loadtune.version import __version__
 
 CACHE_READ_SHARE = 0.1
@@ -67,7 +71,8 @@ class Probe:
     environment: Environment
     dataset: DatasetSummary
     runner: Runner
-    arena: Arena
+    arena: Arena | None
+    """Where duels are held; None where trials run in this process, which cannot be stopped by turns."""
     sink: Sink
     progress: Progress
     began_s: float
@@ -76,6 +81,12 @@ class Probe:
     cache: CacheState
     trials: list[TrialResult] = field(default_factory=list)
     duels: list[Duel] = field(default_factory=list)
+    choice: Choice | None = None
+    """What was confirmed; None until then."""
+    search: SearchSummary | None = None
+    facts: dict[str, str] | None = None
+    earlier: Earlier = field(default_factory=Earlier)
+    """Trials of the probe that this one goes on with."""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     samples_used: int = 0
@@ -104,6 +115,8 @@ class Probe:
             ceilings=Ceilings() if conclusion is None else conclusion.ceilings,
             findings=() if conclusion is None else conclusion.findings,
             recommendation=None if conclusion is None else conclusion.recommendation,
+            facts=self.facts,
+            search=self.search,
             search_notes=self.notes,
             warnings=self.warnings,
             seconds_spent=self.spent_s(),
@@ -113,7 +126,7 @@ class Probe:
 
 def prepare(
     options: ProbeOptions,
-    launcher: Launcher,
+    launcher: Launcher | Here,
     nvml: Nvml,
     sink: Sink,
     progress: Progress,
@@ -129,12 +142,15 @@ def prepare(
             stack.callback(listing.index.close)
         progress.note(f"{listing.described}: {listing.sample_count:,} samples")
     environment = collect_environment(None if listing is None else options.dataset, nvml, options.ranks_per_node)
-    payload_path = share_objects(options.objects, stack) if options.objects else None
+    environment = msgspec.structs.replace(environment, limits=set_aside(options.held, environment.limits))
+    travels = isinstance(launcher, Launcher)
+    payload_path = share_objects(options.objects, stack) if options.objects and travels else None
     index = None if listing is None else listing.index
     sources = Sources(index_path=None if index is None else index.shared_path, payload_path=payload_path)
     launcher.wait_until_ready()
     start_up_s = time.monotonic() - began_s
-    runner = Runner(launcher, nvml, environment.limits, sources, began_s)
+    own_bytes = 0 if travels else read_own_memory_bytes()
+    runner = Runner(launcher, nvml, environment.limits, sources, began_s, own_bytes)
     workload = (
         workload_to_look_at(options, target)
         if listing is None
@@ -154,12 +170,7 @@ def prepare(
         environment=environment,
         dataset=_describe(options, listing, looked, plan),
         runner=runner,
-        arena=Arena(
-            launcher=launcher,
-            sources=sources,
-            memory_end_bytes=runner.memory_end_bytes,
-            foreign_limit_cores=environment.limits.spare_cores + FOREIGN_RATIO * environment.limits.usable_cores,
-        ),
+        arena=_open_arena(launcher, sources, runner, environment.limits),
         sink=sink,
         progress=progress,
         began_s=began_s,
@@ -172,7 +183,19 @@ def prepare(
             *_shm_warnings(plan),
             *_unreadable_warnings(looked),
             *_fork_warnings(options, environment),
+            *describe_held(options.held),
         ),
+    )
+
+
+def _open_arena(launcher: Launcher | Here, sources: Sources, runner: Runner, limits: HostLimits) -> Arena | None:
+    if isinstance(launcher, Here):
+        return None
+    return Arena(
+        launcher=launcher,
+        sources=sources,
+        memory_end_bytes=runner.memory_end_bytes,
+        foreign_limit_cores=limits.spare_cores + FOREIGN_RATIO * limits.usable_cores,
     )
 
 

@@ -9,36 +9,32 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 from loadtune import options as asked
-from loadtune.advice.budget import DUEL_MAX_S, DuelPlan, divide_budget
-from loadtune.advice.feasibility import Obstacle, find_obstacle, shm_size_bytes
+from loadtune.advice.budget import divide_budget
+from loadtune.advice.feasibility import Obstacle, find_obstacle
 from loadtune.advice.search import Leg, Search
-from loadtune.advice.selection import Choice, choose
-from loadtune.advice.slicing import fit_duel
-from loadtune.concluding import (
-    conclude,
-    refuse_too_many,
-    representative,
-)
-from loadtune.engine.abba import NO_ROOM, fits_together, hold_abba
-from loadtune.engine.duel import DuelInterruptedError, hold_duel
-from loadtune.engine.duel import Report as Told
+from loadtune.advice.selection import choose
+from loadtune.concluding import conclude, refuse_too_many
+from loadtune.confirming import confirm, refine
+from loadtune.engine.here import Here
 from loadtune.engine.launcher import Launcher
-from loadtune.engine.sides import FreezeForbiddenError
 from loadtune.errors import LoadtuneError, NothingMeasuredError, UsageError
+from loadtune.holding import Held
 from loadtune.monitor.environment import refuse_other_distribution, refuse_other_platforms
 from loadtune.monitor.nvml import Nvml
 from loadtune.options import ProbeOptions
+from loadtune.payload import Homebound, find_homebound
 from loadtune.planning import make_search
 from loadtune.preparing import Probe, Sink, Status, prepare
 from loadtune.ranks import MEASURED_RANKS_MAX, local_ranks, world_size
-from loadtune.records.measurement import Cause, Duel, TrialResult, TrialState
+from loadtune.records.measurement import Cause, TrialResult, TrialState
 from loadtune.records.report import Report
 from loadtune.records.settings import Settings, TrialSpec
-from loadtune.remembering import compute_key, recall, remember
+from loadtune.remembering import compute_facts, compute_key, recall, remember
 from loadtune.render.progress import Progress
-from loadtune.stats import ABBA_PAIRS_MIN
+from loadtune.resuming import open_earlier
 
 BUILD_LIMIT_S = 30.0
 """Longest a trial may take to build data and model and warm the device; a model on a busy GPU takes ten."""
@@ -60,15 +56,29 @@ def probe(options: ProbeOptions, sink: Sink, progress: Progress) -> Report:
     refuse_several_ranks(options.ranks)
     asked.check(options)
     began_s = time.monotonic() if options.began_s is None else options.began_s
+    homebound = find_homebound(options.objects)
+    cores = _cores_of_one_rank(options.ranks_per_node)
     with ExitStack() as stack:
         stack.callback(progress.stop)
-        launcher = stack.enter_context(Launcher(_cores_of_one_rank(options.ranks_per_node)))
+        launcher: Launcher | Here = Launcher(cores) if homebound is None else Here(options.objects, cores)
+        stack.enter_context(launcher)
         nvml = Nvml.open()
         stack.callback(nvml.close)
         progress.start("starting: importing torch, reading the machine and the data set")
         run = prepare(options, launcher, nvml, sink, progress, began_s, stack)
-        also = options.base_batch_size, options.max_bad_ratio, run.plan.needs.sample_bytes, options.cold
-        key = compute_key(run.request, run.environment, run.dataset, options.objects, also)
+        if homebound is not None:
+            run.warnings = (_describe_homebound(homebound), *run.warnings)
+        also = (
+            options.base_batch_size,
+            options.max_bad_ratio,
+            run.plan.needs.sample_bytes,
+            options.cold,
+            _gib(options.held),
+        )
+        run.facts = compute_facts(run.request, run.environment, run.dataset, options.objects, also)
+        if options.resume is not None:
+            run.earlier = open_earlier(Path(options.resume), run.facts)
+        key = None if run.facts is None else compute_key(run.facts)
         kept = recall(key) if options.may_recall and key is not None else None
         if kept is not None:
             progress.stop()
@@ -79,6 +89,21 @@ def probe(options: ProbeOptions, sink: Sink, progress: Progress) -> Report:
         if key is not None:
             remember(key, report)
         return report
+
+
+def _describe_homebound(homebound: Homebound) -> str:
+    """Say what could not travel, and what measuring without it costs."""
+    told = f"the {homebound.name} cannot be handed to a process of its own ({homebound.reason})"
+    return (
+        f"{told}: trials ran in this one, so a crash or a hang would have ended the script, what a trial leaves behind "
+        "is there for the next, and fresh runs alternated instead of live ones\n"
+        "open files, locks and connections where they are first used, in the worker, and trials are apart again"
+    )
+
+
+def _gib(held: Held) -> tuple[int, ...]:
+    """Round what is held so that an answer is kept for the next call, which holds a little more or less."""
+    return tuple(round(each / 2**30) for each in (held.memory_bytes, held.shm_bytes, held.device_bytes))
 
 
 def _cores_of_one_rank(ranks: int) -> int | None:
@@ -127,12 +152,14 @@ def _run(run: Probe) -> Report:
         status = "interrupted"
     except LoadtuneError as error:
         status, stopped = "failed", error
-    choice: Choice | None = None
+    choice = run.choice
     try:
-        choice = choose(run.trials, run.plan.baseline)
+        choice = choice or choose(run.trials, run.plan.baseline)
     except NothingMeasuredError as error:
         status = "interrupted" if status == "interrupted" else "failed"
         stopped = stopped or error
+    if run.earlier.used:
+        run.notes = (f"{run.earlier.used} trials are from the probe that this one went on with.", *run.notes)
     report = run.report(status, conclude(run.plan, run.trials, run.duels, choice, no_duel_reason))
     run.progress.stop()
     run.sink.finish(report)
@@ -147,18 +174,22 @@ def _measure(run: Probe) -> str:
     Where the baseline is the choice, the seconds kept for its duel go back to the screening: a share of them as long as
     that suffices for a trial, then all.
     """
-    search = make_search(run.plan, lambda settings: _obstacle(run, settings), run.options.seed)
+    search = make_search(run.plan, lambda settings: _obstacle(run, settings), run.options.search, run.options.seed)
     run.sink.save(run.report("running"))
     takes_all = False
     while True:
         asked_before = len(run.trials)
         left = divide_budget(run.options.budget_s, run.spent_s())
-        _screen(run, search, left.screening_s + (left.duel_s if takes_all else 0.0))
+        try:
+            _screen(run, search, left.screening_s + (left.duel_s if takes_all else 0.0))
+        finally:
+            run.search = search.summary()
         choice = choose(run.trials, run.plan.baseline)
         if choice.settings != run.plan.baseline:
-            return _confirm(run, choice)
+            return confirm(run, choice)
         if len(run.trials) == asked_before:
             if takes_all:
+                run.choice = refine(run, choice)
                 return ""
             takes_all = True
 
@@ -172,11 +203,7 @@ def _screen(run: Probe, search: Search, seconds: float) -> None:
         label = f"num_workers={leg.settings.num_workers} batch_size={leg.settings.batch_size}"
         run.progress.trial_started(number, max(number, search.planned()), label, run.options.budget_s - run.spent_s())
         try:
-            result = (
-                run.runner.run(spec, leg, number, _deadline_s(run, spec))
-                if leg.obstacle is None
-                else run.runner.skip(spec, leg, number)
-            )
+            result = _run_leg(run, spec, leg, number)
         except KeyboardInterrupt:
             run.trials.append(run.runner.interrupted(spec, leg, number))
             run.notes = search.notes()
@@ -189,6 +216,13 @@ def _screen(run: Probe, search: Search, seconds: float) -> None:
         run.sink.save(run.report("running"))
         refuse_too_many(run.trials, run.plan.workload.sample_count, run.options.max_bad_ratio)
     run.notes = search.notes()
+
+
+def _run_leg(run: Probe, spec: TrialSpec, leg: Leg, number: int) -> TrialResult:
+    """Return the result of a leg: of an earlier probe, of none where something forbids it, or of now."""
+    if leg.obstacle is not None:
+        return run.runner.skip(spec, leg, number)
+    return run.earlier.take(leg, number) or run.runner.run(spec, leg, number, _deadline_s(run, spec))
 
 
 def _deadline_s(run: Probe, spec: TrialSpec) -> float:
@@ -228,64 +262,3 @@ def _device_points(run: Probe) -> dict[int, int]:
 def _best(trials: list[TrialResult]) -> TrialResult | None:
     complete = [t for t in trials if t.state is TrialState.COMPLETE and t.role in {"grid", "baseline"}]
     return max(complete, key=lambda trial: trial.rate_per_s or 0.0, default=None)
-
-
-def _confirm(run: Probe, choice: Choice) -> str:
-    """Hold the duel of choice and baseline; return why there is none, or nothing."""
-    baseline = run.plan.baseline
-    reserve_s = divide_budget(run.options.budget_s, 0.0).reserve_s
-    left_s = min(DUEL_MAX_S, run.options.budget_s - run.spent_s() - reserve_s)
-    ours, theirs = (representative(run.trials, each) for each in (choice.settings, baseline))
-    if theirs is None or ours is None:
-        return "the baseline could not be measured"
-    plan = fit_duel(left_s, theirs, ours, run.plan.device.kind, returns_memory=run.plan.limits.returns_memory)
-    if plan is None:
-        return f"{left_s:.0f} s were left, too few for a duel: give it a longer --budget"
-    legs = [Leg(settings=each, role="grid") for each in (baseline, choice.settings)]
-    specs = [run.plan.spec(leg, run.cache, run.first_sample(), run.options.seed) for leg in legs]
-    run.progress.phase(f"duel: num_workers={choice.settings.num_workers} against num_workers={baseline.num_workers}")
-
-    def told(done: int, planned: int) -> None:
-        run.progress.phase(f"duel: {done} of {planned} slice pairs")
-
-    deadline_s = time.monotonic() + left_s
-    reason = None if _fit_together(run, [theirs, ours]) else NO_ROOM
-    try:
-        run.duels.append(_hold(run, specs[0], specs[1], plan, deadline_s, told, reason))
-    except DuelInterruptedError as stop:
-        run.duels.append(stop.duel)
-        raise
-    return ""
-
-
-def _hold(
-    run: Probe,
-    baseline: TrialSpec,
-    contender: TrialSpec,
-    plan: DuelPlan,
-    deadline_s: float,
-    told: Told,
-    reason: str | None,
-) -> Duel:
-    """Let both sides run by turns; fresh runs alternate where that is ruled out, or turns out to be forbidden."""
-    if reason is None:
-        try:
-            return hold_duel(run.arena, baseline, contender, plan, deadline_s, told)
-        except FreezeForbiddenError as forbidden:
-            reason = str(forbidden)
-    return hold_abba(run.runner, baseline, contender, ABBA_PAIRS_MIN, deadline_s, told, reason=reason)
-
-
-def _fit_together(run: Probe, trials: list[TrialResult]) -> bool:
-    """Say whether both sides of a duel have room at once: host memory, shared memory, device memory."""
-    limits, needs = run.plan.limits, run.plan.needs
-    host = [None if trial.trace is None else trial.trace.pss_bytes for trial in trials]
-    shared = [None if needs.sample_bytes is None else shm_size_bytes(t.settings, needs.sample_bytes) for t in trials]
-    device = [None if trial.measurement is None else trial.measurement.device_memory_bytes for trial in trials]
-    return fits_together(
-        [
-            (host, run.arena.memory_end_bytes),
-            (shared, limits.shm_free_bytes),
-            (device, needs.device_memory_bytes),
-        ]
-    )

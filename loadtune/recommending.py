@@ -4,100 +4,32 @@ import inspect
 import sys
 import time
 import warnings
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import msgspec
 
+from loadtune.advised import Advice
 from loadtune.errors import LoadtuneError, UsageError
-from loadtune.options import ProbeOptions, check, parse_seconds
+from loadtune.holding import Held, held_by_training, read_own_device_bytes
+from loadtune.options import BUDGET_MIN_S, ProbeOptions, check, parse_seconds
 from loadtune.outputs import Outputs, open_outputs
 from loadtune.probing import probe as run_probe
 from loadtune.ranks import decide_once, local_ranks, world_size
-from loadtune.records.measurement import TrialResult
-from loadtune.records.report import Finding, Report
+from loadtune.records.report import Report
 from loadtune.records.settings import Optimizer, Settings
 from loadtune.remembering import is_recalled
-from loadtune.render.html import render_html
 from loadtune.render.progress import make_progress
 from loadtune.render.saved import read_report
-from loadtune.render.terminal import answer_lines
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DEFAULT_BUDGET = "60s"
 """Shorter than the command's 120 s: a script waits for it at every start."""
-FRAME_HEIGHT_PX = 640
-"""Of the report in a notebook: the verdict card and the charts; the rest is scrolled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """What to use. Its text is the whole answer, as the command prints it; notebooks show it as a page."""
-
-    report: Report | None
-    """None where `on_error="defaults"` had to give what could not be measured."""
-    fallback: Settings = Settings(num_workers=0, batch_size=1)
-    """What is given without a report."""
-    failure: str | None = None
-    """Why there is no report."""
-
-    @property
-    def dataloader_kwargs(self) -> dict[str, Any]:
-        """Keyword arguments for `torch.utils.data.DataLoader`, valid as they stand, at 0 workers too.
-
-        Without a recommendation they are the baseline's.
-        """
-        return self._settings.dataloader_kwargs()
-
-    @property
-    def batch_size(self) -> int:
-        """Samples in a batch: the user's own, since another changes the training."""
-        return self._settings.batch_size
-
-    @property
-    def lr(self) -> float | None:
-        """The learning rate for that batch; None where none was given."""
-        recommendation = None if self.report is None else self.report.recommendation
-        return None if recommendation is None else recommendation.learning_rate.rate
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """Why, and what else to do."""
-        return () if self.report is None else self.report.findings
-
-    @property
-    def _settings(self) -> Settings:
-        if self.report is None:
-            return self.fallback
-        recommendation = self.report.recommendation
-        return self.report.request.baseline if recommendation is None else recommendation.settings
-
-    def to_frame(self) -> "pd.DataFrame":
-        """Return the trials as a table: one row each, in the order they ran; what was not measured is missing."""
-        import pandas as pd
-
-        return pd.DataFrame([_row(trial) for trial in self.report.trials] if self.report is not None else [])
-
-    def __str__(self) -> str:
-        if self.report is None:
-            return f"not measured: {self.failure}\nuse {self._settings.dataloader_kwargs()}"
-        return "\n".join(answer_lines(self.report))
-
-    def _repr_html_(self) -> str:
-        """Show the report in a notebook: the page in a frame of its own, whose style and script stay inside."""
-        from html import escape
-
-        if self.report is None:
-            return f"<pre>{escape(str(self))}</pre>"
-        page = escape(render_html(self.report), quote=True)
-        return (
-            f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="loadtune report"'
-            f' style="width:100%;height:{FRAME_HEIGHT_PX}px;border:0"></iframe>'
-        )
+VAL_SHARE = 1 / 3
+"""Of the budget, for the validation's loader: it has one axis, and less time is spent there in most trainings."""
+VAL_BATCH_SIZE = 16
+"""Of a validation data set that comes without a loader, where no batch size was given."""
 
 
 def recommend(
@@ -107,6 +39,8 @@ def recommend(
     loss: Any = None,
     optimizer: Any = "sgd",
     train_step: Any = None,
+    val_loader: Any = None,
+    val_step: Any = None,
     batch_size: int | None = None,
     num_workers: int | None = None,
     device: str = "auto",
@@ -132,6 +66,9 @@ def recommend(
         loss: A function of the model's output and the targets; None: cross entropy without label 255.
         optimizer: The optimizer, whose class and options the trials use, or "sgd", "adam" or "adamw".
         train_step: A function of one batch, already on the device, that does a whole step with a model of its own.
+        val_loader: The loader, or data set, validated with. Its workers get a setting of their own (`Advice.val`),
+            which is measured after the training, in `VAL_SHARE` of the budget, with what its workers hold set aside.
+        val_step: As `train_step`, for validation; None: the model's forward pass and the loss, without gradients.
         batch_size: The batch size trained with today; None: the DataLoader's, else loadtune's default.
         num_workers: The workers used today; None: the DataLoader's, else torch's suggestion.
         device: As `loadtune probe --device`.
@@ -176,20 +113,84 @@ def recommend(
             ranks_per_node=local_ranks(),
             ranks=world_size(),
             may_recall=not fresh,
+            held=Held(device_bytes=read_own_device_bytes()),
             command=("loadtune.recommend()",),
             began_s=time.monotonic(),
             objects={key: value for key, value in handed.items() if value is not None},
         )
-        decide = partial(probe, options, out=out, force=force, quiet=quiet)
-        return Advice(decide_once(lambda: _with_cost(decide(), options), options.budget_s))
+        val_options = None if val_loader is None else _val_options(options, val_loader, val_step)
+        if val_options is not None:
+            options = replace(options, budget_s=options.budget_s - val_options.budget_s)
+        advice = Advice(_decide(options, out, force=force, quiet=quiet))
     except LoadtuneError as error:
         if on_error == "raise":
             raise
-        failure = f"{error.what}: {error.hint}"
-        warnings.warn(
-            f"loadtune measured nothing, and gives what is run today: {failure}", RuntimeWarning, stacklevel=2
+        return _give_todays(data, batch_size, num_workers, error)
+    if val_options is None or val_loader is None or advice.report is None:
+        return advice
+    return replace(advice, val=_advise_validation(val_options, advice.report, val_loader, out, force, quiet))
+
+
+def _decide(options: ProbeOptions, out: str | Path | None, *, force: bool, quiet: bool) -> Report:
+    """Probe on rank 0, and let every rank know."""
+    return decide_once(lambda: _with_cost(probe(options, out=out, force=force, quiet=quiet), options), options.budget_s)
+
+
+def _val_options(options: ProbeOptions, val_loader: Any, val_step: Any) -> ProbeOptions:
+    """Return what to ask of the validation's loader, but for what the training will be found to hold.
+
+    Raises:
+        UsageError: Nothing says what is done with a batch, or the budget does not suffice for both.
+    """
+    handed = options.objects
+    if val_step is None and "train_step" in handed and "model" not in handed:
+        raise UsageError(
+            "val_loader was handed over, and nothing says what is done with its batches",
+            "hand over model=, whose forward pass is measured, or val_step=, a function of one batch",
         )
-        return Advice(None, todays_settings(data, batch_size, num_workers), failure)
+    budget_s = max(BUDGET_MIN_S, VAL_SHARE * options.budget_s)
+    if options.budget_s - budget_s < BUDGET_MIN_S:
+        raise UsageError(
+            f"budget={options.budget_s:g} s is too short for training and validation",
+            f"give at least {2 * BUDGET_MIN_S:g} s",
+        )
+    parts: Mapping[str, Any] = {
+        **{name: handed[name] for name in ("model", "loss") if name in handed},
+        **({} if val_step is None else {"val_step": val_step}),
+        "dataset": val_loader,
+    }
+    size = getattr(val_loader, "batch_size", None)
+    own = options.batch_size or str(VAL_BATCH_SIZE)
+    return replace(
+        options,
+        dataset=type(val_loader).__qualname__,
+        batch_size=str(size) if size is not None else None if hasattr(val_loader, "batch_sampler") else own,
+        baseline=None,
+        purpose="evaluate",
+        learning_rate=None,
+        budget_s=budget_s,
+        command=("loadtune.recommend(val_loader=...)",),
+        objects=parts,
+    )
+
+
+def _advise_validation(
+    options: ProbeOptions, trained: Report, val_loader: Any, out: str | Path | None, force: bool, quiet: bool
+) -> Advice:
+    """Measure the validation's loader beside what the training holds; a failure costs the training's answer nothing."""
+    held = replace(held_by_training(trained), device_bytes=options.held.device_bytes)
+    options = replace(options, held=held, began_s=time.monotonic())
+    try:
+        return Advice(_decide(options, None if out is None else Path(out) / "validation", force=force, quiet=quiet))
+    except LoadtuneError as error:
+        return _give_todays(val_loader, None, None, error)
+
+
+def _give_todays(data: Any, batch_size: int | None, num_workers: int | None, error: LoadtuneError) -> Advice:
+    """Return what is run today, with a warning."""
+    failure = f"{error.what}: {error.hint}"
+    warnings.warn(f"loadtune measured nothing, and gives what is run today: {failure}", RuntimeWarning, stacklevel=3)
+    return Advice(None, todays_settings(data, batch_size, num_workers), failure)
 
 
 def _with_cost(report: Report, options: ProbeOptions) -> Report:
@@ -263,28 +264,6 @@ def probe(options: ProbeOptions, *, out: str | Path | None = None, force: bool =
     if out is not None:
         sink = open_outputs(options.dataset, Path(out), None, force=force)
     return run_probe(options, sink, make_progress(sys.stderr, quiet=quiet))
-
-
-def _row(trial: TrialResult) -> dict[str, Any]:
-    """Return one trial as columns: states, settings and figures, with the units in their names."""
-    measurement, trace = trial.measurement, trial.trace
-    return {
-        "number": trial.number,
-        "role": trial.role,
-        "round": trial.round,
-        "state": trial.state.value,
-        **msgspec.structs.asdict(trial.settings),
-        "rate_per_s": trial.rate_per_s,
-        "spread_ratio": trial.spread_ratio,
-        "stall_ratio": None if measurement is None else measurement.stall_ratio,
-        "worker_cores": None if trace is None else trace.mean_worker_cores,
-        "main_cores": None if trace is None else trace.mean_main_cores,
-        "pss_bytes": None if trace is None else trace.pss_bytes,
-        "utilisation_mean_ratio": None if trace is None else trace.utilisation_mean_ratio,
-        "jitter_ratio": None if trace is None else trace.jitter_ratio,
-        "seconds_spent": trial.seconds_spent,
-        "failure": None if trial.failure is None else trial.failure.message,
-    }
 
 
 class _Nowhere:

@@ -22,6 +22,8 @@ from loadtune.render.saved import read_report, write_report
 
 MEMORY_STEP_BYTES = 2**30
 """Memory limits that round to the same are the same: two nodes of one kind differ by some megabytes."""
+FACT_DIGITS = 32
+"""Hexadecimal digits kept of a fact: two that differ share 128 bits once in the life of the universe."""
 KEPT_WORDS = "and kept: nothing was measured now."
 """How the note of a recalled answer ends."""
 KEPT_VERDICTS = (Verdict.FASTER, Verdict.SAME)
@@ -34,14 +36,14 @@ def cache_folder() -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "loadtune"
 
 
-def compute_key(
+def compute_facts(
     request: Request,
     environment: Environment,
     dataset: DatasetSummary,
     objects: Mapping[str, Any],
     also: object = None,
-) -> str | None:
-    """Return a digest of everything that decides the answer; None where not all of it can be told.
+) -> dict[str, str] | None:
+    """Return everything that decides the answer, a digest each by its name; None where not all of it can be told.
 
     Args:
         request: What was asked.
@@ -62,7 +64,8 @@ def compute_key(
     limits = environment.limits
     path = Path(request.dataset)
     facts = {
-        "request": msgspec.structs.replace(request, command=(), dataset=""),
+        "request": msgspec.structs.replace(request, command=(), dataset="", budget_s=0.0),
+        "budget": request.budget_s,
         "data": os.fsencode(path.resolve()).hex() if path.exists() and "dataset" not in objects else request.dataset,
         "dataset": msgspec.structs.replace(dataset, source="", bad_samples=(), bad_sample_count=0),
         "gpus": [(gpu.name, gpu.memory_bytes, gpu.driver) for gpu in environment.gpus],
@@ -78,7 +81,16 @@ def compute_key(
         "targets": contents,
         "also": also,
     }
-    return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
+    return {name: _digest(fact)[:FACT_DIGITS] for name, fact in facts.items()}
+
+
+def compute_key(facts: Mapping[str, str]) -> str:
+    """Return under which name the answer to these facts is kept."""
+    return _digest(dict(facts))
+
+
+def _digest(fact: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(fact, order="deterministic")).hexdigest()
 
 
 def _target_content(reference: str) -> str | None:

@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from loadtune.advice.search import Leg, Search
 from loadtune.records.measurement import (
     Cause,
@@ -17,6 +19,7 @@ from loadtune.records.measurement import (
     TrialResult,
     TrialState,
     Window,
+    WorkerCost,
 )
 from loadtune.records.resources import ResourceTrace
 from loadtune.records.settings import Settings
@@ -90,6 +93,13 @@ class FakeRunner:
     failure_cause: Callable[[Settings], Cause | None] = lambda settings: None
     memory_bytes: Callable[[Settings], int] = lambda settings: 10**8 * (1 + settings.num_workers)
     overhead_s: float = 1.0
+    device_rate: Callable[[int], float] | None = None
+    """The device alone, by batch size; None: as the surface."""
+    worker: WorkerCost | None = None
+    """What a trial of the loader alone says that a sample costs."""
+    main_cpu_s: float | None = None
+    used_cores: Callable[[Settings], tuple[float | None, float | None]] = lambda settings: (None, None)
+    """Cores of workers and main process in a trial."""
     seed: int = 0
     seconds: float = 0.0
     legs: list[Leg] = field(default_factory=list)
@@ -111,14 +121,29 @@ class FakeRunner:
         else:
             spent_s = self.overhead_s + leg.measure_s
             rate = self.rate(leg.settings)
+            if leg.feed == "resident" and self.device_rate is not None:
+                rate = self.device_rate(leg.settings.batch_size)
             self.seconds += spent_s
-            trace = ResourceTrace(started_monotonic_s=0.0, peak_memory_bytes=self.memory_bytes(leg.settings))
+            workers, main = self.used_cores(leg.settings)
+            trace = ResourceTrace(
+                started_monotonic_s=0.0,
+                peak_memory_bytes=self.memory_bytes(leg.settings),
+                mean_worker_cores=workers,
+                mean_main_cores=main,
+            )
             result = complete_result(
                 leg.settings, rate, spread=self.noise_sd, seconds_spent=spent_s, trace=trace, **fields
             )
+            result = self._with_costs(leg, result)
         self.legs.append(leg)
         self.results.append(result)
         return result
+
+    def _with_costs(self, leg: Leg, result: TrialResult) -> TrialResult:
+        """Add what a real trial says besides its rate."""
+        worker = self.worker if leg.consume == "nothing" else None
+        measured = msgspec.structs.replace(result.measurement, worker=worker, main_cpu_s_per_sample=self.main_cpu_s)
+        return msgspec.structs.replace(result, measurement=measured)
 
     def rate(self, settings: Settings) -> float:
         """One noisy look at the surface, at the clock's time."""

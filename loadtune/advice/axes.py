@@ -69,3 +69,13 @@ def auto_batches(batch_size: int, device_kind: DeviceKind, sample_count: int | N
     smallest = max(2, batch_size)
     larger = (smallest * factor for factor in ((2,) if device_kind == "cpu" else (2, 4)))
     return (smallest, *(each for each in larger if sample_count is None or each <= sample_count))
+
+
+def worker_ladder(largest: int) -> tuple[int, ...]:
+    """Return 0, 1, 2, 3, 4, 6, 8, 12, 16, 24 ... up to `largest`, which ends it: steps of a third to a half.
+
+    A finer ladder costs trials and tells settings apart that tie; a coarser one misses the fewest workers that do.
+    """
+    steps = {0, 1, largest, *(2**power for power in range(1, largest.bit_length() + 1))}
+    steps |= {3 * 2**power for power in range(largest.bit_length() + 1)}
+    return tuple(sorted(step for step in steps if step <= largest))

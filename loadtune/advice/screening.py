@@ -29,7 +29,8 @@ class Screening:
     def __init__(self, trials: Sequence[TrialResult]) -> None:
         self.trials: dict[Settings, list[TrialResult]] = {}
         for trial in sorted(trials, key=lambda trial: trial.number):
-            if trial.rate_per_s and is_end_to_end(trial):  # only a complete trial has a rate
+            # Only a complete trial has a rate. Variants were measured for their duel, after the choice.
+            if trial.rate_per_s and is_end_to_end(trial) and trial.role != "variant":
                 self.trials.setdefault(trial.settings, []).append(trial)
         self.rates = {settings: _rates_by_round(own) for settings, own in self.trials.items()}
         self._noise = pool_noise(list(self.rates.values()))

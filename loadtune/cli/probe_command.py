@@ -73,6 +73,15 @@ def probe(
     ] = None,
     epochs: Annotated[int, typer.Option(help="Length of your training, for the hours saved.")] = 30,
     ranks_per_node: Annotated[int, typer.Option(help="Processes that share this machine; one is measured.")] = 1,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure although the answer is kept from before for the same question.")
+    ] = False,
+    resume: Annotated[
+        str | None, typer.Option(help="Go on with an interrupted probe of the same question: its report.json.")
+    ] = None,
+    search: Annotated[
+        str, typer.Option(help="guided: what a model of loader and device points to; grid: every setting.")
+    ] = "grid",
     cold: Annotated[bool, typer.Option("--cold", help="Drop the files from the page cache before each trial.")] = False,
     seed: Annotated[int, typer.Option(help="Of the sample order, the same in every trial.")] = 0,
     import_limit: Annotated[float, typer.Option(help="Seconds that importing your module may take.")] = 60.0,
@@ -106,6 +115,9 @@ def probe(
         ranks_per_node=ranks_per_node,
         max_bad_ratio=parse_share(max_bad),
         cold=cold,
+        resume=resume,
+        may_recall=not fresh and resume is None,
+        search=search,  # type: ignore[arg-type]
         seed=seed,
         import_limit_s=import_limit,
         command=("loadtune", *sys.argv[1:]),

@@ -152,9 +152,9 @@ class PairIndex:
         holder, newline, _ = mask.rpartition("\n")
         if not newline:
             return image, mask
-        if os.path.isdir(holder):  # noqa: PTH112 - paths are text; parts of a mask, by their names
-            return (image, *(f"{holder}/{name}" for name in mask[len(holder) + 1 :].split("/")))
-        return (image, *(path for path in (holder, mask) if os.path.isfile(path)))  # noqa: PTH113
+        # A folder holds the parts of a mask, by their names; whatever is not there as a file is text.
+        parts = [f"{holder}/{name}" for name in mask[len(holder) + 1 :].split("/")] if holder else []
+        return (image, *(path for path in (*parts, holder, mask) if os.path.isfile(path)))  # noqa: PTH113
 
     def close(self) -> None:
         """Unmap the buffer; the maker's descriptor goes with it, and then nobody can open it any more."""

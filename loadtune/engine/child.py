@@ -21,7 +21,15 @@ from torch.utils.data import DataLoader
 from loadtune.dataset.index import PairIndex
 from loadtune.engine.failures import classify_exception
 from loadtune.measure.accelerator import Accelerator, count_bytes, count_samples, count_tensors
-from loadtune.measure.leg import build_leg, describe_settings, has_data, open_source, read_payload, take_one_batch
+from loadtune.measure.leg import (
+    Payload,
+    build_leg,
+    describe_settings,
+    has_data,
+    open_source,
+    read_payload,
+    take_one_batch,
+)
 from loadtune.measure.loader import shuffled
 from loadtune.measure.loop import measure, run_side
 from loadtune.measure.plain import run_plain
@@ -77,7 +85,14 @@ def run(task: Task, events_fd: int, control_fd: int) -> int:
 
     try:
         try:
-            _do(task, tell, note_accelerator, control_fd, started_s)
+            do(
+                task,
+                read_payload(task.sources),
+                tell,
+                note_accelerator,
+                lambda: _wait_for_parent(control_fd),
+                started_s,
+            )
         finally:
             # DataLoader's handler raises wherever the main thread is when a worker dies: not in what follows.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -89,29 +104,40 @@ def run(task: Task, events_fd: int, control_fd: int) -> int:
     return 0
 
 
-def _do(
+def do(
     task: Task,
+    payload: Payload,
     tell: Callable[[Event], None],
     note_accelerator: Callable[[Accelerator], None],
-    control_fd: int,
+    wait_for_parent: Callable[[], None],
     started_s: float,
 ) -> None:
+    """Do a task, in whatever process this is.
+
+    Args:
+        task: What to do.
+        payload: The caller's objects.
+        tell: Takes the events; what it raises ends the task.
+        note_accelerator: Told of the device as soon as it is open.
+        wait_for_parent: Returns when the parent has read what it must read while the workers still live.
+        started_s: time.monotonic() when this process, or thread, began.
+    """
     if isinstance(task, InspectTask):
-        tell(_inspect(task))
+        tell(_inspect(task, payload))
         return
     if isinstance(task, CacheTask):
-        tell(_read_files(task))
+        tell(_read_files(task, payload))
         return
     if task.spec.cache == "cold" and task.sources.index_path is not None:
         forget_files(task.sources.index_path, task.spec.order_seed, task.spec.first_sample)
     is_plain = isinstance(task, SideTask) and task.is_plain
-    leg = build_leg(task.spec, task.sources, note_accelerator, is_plain=is_plain)
+    leg = build_leg(task.spec, task.sources, payload, note_accelerator, is_plain=is_plain)
     tell(Phase(name="built", at_s=time.monotonic()))
     if isinstance(task, SideTask):
         (run_plain if is_plain else run_side)(leg, tell)
     elif isinstance(task, TrialTask):
         process_s = max(0.0, started_s - task.requested_s)
-        tell(Measured(measurement=measure(leg, tell, process_s, lambda: _wait_for_parent(control_fd))))
+        tell(Measured(measurement=measure(leg, tell, process_s, wait_for_parent)))
 
 
 def _wait_for_parent(control_fd: int) -> None:
@@ -120,9 +146,8 @@ def _wait_for_parent(control_fd: int) -> None:
         os.read(control_fd, 1)
 
 
-def _inspect(task: InspectTask) -> Inspected:
+def _inspect(task: InspectTask, payload: Payload) -> Inspected:
     """Survey what we prepare ourselves, or describe what the user handed over; and look at CUDA if asked to."""
-    payload = read_payload(task.sources)
     cuda, cuda_reason = _look_at_cuda(task.cuda_index)
     if not has_data(task.workload, task.sources, payload):
         return Inspected(sample_count=None, cuda=cuda, cuda_reason=cuda_reason)
@@ -186,10 +211,10 @@ def _look_at_cuda(index: int | None) -> CudaLook:
     return info, None
 
 
-def _read_files(task: CacheTask) -> CacheRead:
+def _read_files(task: CacheTask, payload: Payload) -> CacheRead:
     """Read the data in trial order until all are read or time is up."""
     if task.sources.index_path is None:
-        return _read_own(task)
+        return _read_own(task, payload)
     index = PairIndex.open(task.sources.index_path)
     began_s, read_bytes, samples = time.monotonic(), 0, 0
     for number in shuffled(len(index), task.order_seed):
@@ -206,9 +231,9 @@ def _read_files(task: CacheTask) -> CacheRead:
     )
 
 
-def _read_own(task: CacheTask) -> CacheRead:
+def _read_own(task: CacheTask, payload: Payload) -> CacheRead:
     """Go through the user's own data; stop early where it reads nothing from storage, being warm or no files at all."""
-    source = open_source(task.workload, task.sources, read_payload(task.sources))
+    source = open_source(task.workload, task.sources, payload)
     began_s, samples, bytes_before = time.monotonic(), 0, _bytes_from_storage()
     is_map = not source.is_iterable and source.sample_count is not None
     order = shuffled(source.sample_count, task.order_seed) if is_map and source.sample_count else None

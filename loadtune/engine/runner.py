@@ -1,13 +1,13 @@
 """What comes of one TrialSpec? One TrialResult, whatever happens to the process that runs it."""
 
 import time
+from collections import deque
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from loadtune.advice.feasibility import Obstacle
 from loadtune.advice.search import Leg
 from loadtune.engine.failures import Ended, explain, explain_exit
-from loadtune.engine.launcher import Launcher, TrialProcess
 from loadtune.engine.limits import MemoryWatch, describe_excess, judge_silence
 from loadtune.errors import DatasetError, TargetError
 from loadtune.monitor.nvml import Nvml
@@ -17,12 +17,15 @@ from loadtune.records.messages import (
     CacheRead,
     CacheTask,
     DeviceInUse,
+    Event,
+    Exited,
     Failed,
     Inspected,
     InspectTask,
     Measured,
     Phase,
     Sources,
+    Task,
     TrialTask,
 )
 from loadtune.records.resources import HostLimits, ResourceTrace
@@ -53,6 +56,33 @@ INSPECT_LIMIT_S = 120.0
 _Answer = TypeVar("_Answer", Inspected, CacheRead)
 
 
+class Running(Protocol):
+    """A task under way: a process (`launcher`) or a thread (`here`)."""
+
+    pid: int
+    inbox: deque[Event]
+    exit: Exited | None
+
+    def go_on(self) -> None:
+        """Let it pass the point at which it waits for the parent."""
+
+    def log_tail(self) -> str:
+        """Return the last of what it printed."""
+
+
+class Launching(Protocol):
+    """Starts tasks and hears from them."""
+
+    def start(self, task: Task) -> Running:
+        """Begin a task."""
+
+    def poll(self, timeout_s: float) -> None:
+        """Wait until anything is heard."""
+
+    def release(self, process: Any) -> None:
+        """End a task that this one started, whatever it is doing."""
+
+
 @dataclass(slots=True)
 class _Heard:
     """What one trial said so far."""
@@ -70,21 +100,30 @@ class Runner:
     """Runs trials one after another, each watched from outside.
 
     Args:
-        launcher: Gives processes.
+        launcher: Gives processes, or runs trials in this one.
         nvml: The GPU's readings.
         limits: What the trials may use.
         sources: Where the trials find data.
         began_s: time.monotonic() when the probe began.
+        own_bytes: Memory that others hold now and that counts as the trials': the script's own, where they run in it.
     """
 
-    def __init__(self, launcher: Launcher, nvml: Nvml, limits: HostLimits, sources: Sources, began_s: float) -> None:
+    def __init__(
+        self,
+        launcher: Launching,
+        nvml: Nvml,
+        limits: HostLimits,
+        sources: Sources,
+        began_s: float,
+        own_bytes: int = 0,
+    ) -> None:
         self._launcher = launcher
         self._nvml = nvml
         self._sources = sources
         self._began_s = began_s
         share = OOM_GROUP_END_RATIO if limits.memory_oom_group else MEMORY_END_RATIO
         used = limits.memory_limit_bytes - limits.memory_available_bytes
-        self.memory_end_bytes = int(share * limits.memory_limit_bytes) - used
+        self.memory_end_bytes = int(share * limits.memory_limit_bytes) - used + own_bytes
 
     def run(self, spec: TrialSpec, leg: Leg, number: int, deadline_s: float) -> TrialResult:
         """Run one trial.
@@ -164,7 +203,7 @@ class Runner:
         finally:
             self._launcher.release(process)
 
-    def _hear(self, process: TrialProcess, sampler: Sampler | None, heard: _Heard) -> None:
+    def _hear(self, process: Running, sampler: Sampler | None, heard: _Heard) -> None:
         while process.inbox:
             event = process.inbox.popleft()
             heard.last_s = time.monotonic()
@@ -186,7 +225,7 @@ class Runner:
                 process.go_on()
 
     def _overstepped(
-        self, spec: TrialSpec, process: TrialProcess, memory: MemoryWatch, heard: _Heard, deadline_s: float
+        self, spec: TrialSpec, process: Running, memory: MemoryWatch, heard: _Heard, deadline_s: float
     ) -> tuple[TrialState, Failure] | None:
         """Return why a trial must be ended now, or None."""
         used = memory.excess()

@@ -101,13 +101,19 @@ def _map_style(dataset: SegmentationDataset) -> DataSource:
 
 
 def build_leg(
-    spec: TrialSpec, sources: Sources, started: Callable[[Accelerator], None], *, is_plain: bool = False
+    spec: TrialSpec,
+    sources: Sources,
+    payload: Payload,
+    started: Callable[[Accelerator], None],
+    *,
+    is_plain: bool = False,
 ) -> Leg:
     """Build data, device, step and loader.
 
     Args:
         spec: The trial.
-        sources: Where data and objects are.
+        sources: Where data are.
+        payload: The caller's objects.
         started: Told of the accelerator as soon as there is one, before anything can run out of its memory.
         is_plain: Whether the loader puts no stamps into its batches.
 
@@ -118,7 +124,6 @@ def build_leg(
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.order_seed)
-    payload = read_payload(sources)
     steps: list[Callable[[Any], None]] = []
     accelerator = open_accelerator(spec, lambda batch: steps[0](batch))  # noqa: PLW0108 - the step is built later
     started(accelerator)
@@ -182,7 +187,8 @@ def _host_batch(spec: TrialSpec, sources: Sources, payload: Payload, source: Dat
 
 
 def _own(payload: Payload) -> dict[str, Any]:
-    return {name: payload[name] for name in ("model", "loss", "optimizer", "train_step") if name in payload}
+    names = ("model", "loss", "optimizer", "train_step", "val_step")
+    return {name: payload[name] for name in names if name in payload}
 
 
 def _do_nothing(batch: Any) -> None:

@@ -49,6 +49,10 @@ class WorkerCost(Record, frozen=True, kw_only=True):
     sample_bytes: Annotated[int | None, Meta(description="Bytes of one collated sample as it crosses processes.")] = (
         None
     )
+    wall_spread_ratio: Annotated[
+        float | None,
+        Meta(description="Standard deviation of a batch's elapsed time by its mean; where wall_s_per_sample is."),
+    ] = None
 
 
 class BadSample(Record, frozen=True, kw_only=True):
@@ -157,14 +161,17 @@ class Failure(Record, frozen=True, kw_only=True):
     signal: int | None = None
 
 
-Role = Literal["grid", "baseline", "ceiling", "loader"]
+Role = Literal["grid", "baseline", "ceiling", "loader", "variant"]
+"""variant: the chosen setting with one more of DataLoader's settings changed; only a duel can make it the answer."""
 
 
 class TrialResult(Record, frozen=True, kw_only=True):
     """One trial, whatever happened to it."""
 
     number: Annotated[int, Meta(ge=1, description="Order of the trial within the probe.")]
-    role: Annotated[Role, Meta(description="grid and baseline train; ceiling has no loader; loader has no device.")]
+    role: Annotated[
+        Role, Meta(description="grid, baseline and variant train; ceiling has no loader; loader has no device.")
+    ]
     round: Annotated[int, Meta(ge=0, description="Round of the interleaved order.")] = 0
     spec_key: Annotated[str, Meta(description="TrialSpec.key")]
     state: TrialState

@@ -9,7 +9,7 @@ from msgspec import Meta
 from loadtune.records.measurement import Duel, TrialResult
 from loadtune.records.record import Record
 from loadtune.records.resources import Environment
-from loadtune.records.settings import DeviceChoice, Settings, WorkloadSpec
+from loadtune.records.settings import DeviceChoice, SearchKind, Settings, WorkloadSpec
 
 SCHEMA_VERSION = 1
 """History: 1, the first published format."""
@@ -57,6 +57,27 @@ class Request(Record, frozen=True, kw_only=True):
     epochs: Annotated[int, Meta(ge=1, description="Length of the run that hours saved are stated for.")] = 30
     order_seed: int = 0
     ranks_per_node: int = 1
+
+
+class Expectation(Record, frozen=True, kw_only=True):
+    """What a search expected of one setting."""
+
+    settings: Settings
+    expected_rate_per_s: Annotated[
+        float | None, Meta(description="By the model, as it stood just before the setting was measured or left out.")
+    ] = None
+    left_out: Annotated[str | None, Meta(description="Why it was not measured; None: it was.")] = None
+
+
+class SearchSummary(Record, frozen=True, kw_only=True):
+    """How the settings to measure were found."""
+
+    kind: SearchKind
+    settings_count: Annotated[int, Meta(ge=0, description="Settings that a full grid of the same axes holds.")]
+    grid_s: Annotated[
+        float | None, Meta(description="Seconds that one round of it would have taken, at this run's seconds a trial.")
+    ] = None
+    expectations: tuple[Expectation, ...] = ()
 
 
 class Ceilings(Record, frozen=True, kw_only=True):
@@ -198,7 +219,12 @@ class Report(Record, frozen=True, kw_only=True):
     ceilings: Ceilings = Ceilings()
     findings: tuple[Finding, ...] = ()
     recommendation: Recommendation | None = None
+    facts: Annotated[
+        dict[str, str] | None,
+        Meta(description="What decided the answer, a digest each: a probe with the same may go on from here."),
+    ] = None
     warnings: Annotated[tuple[str, ...], Meta(description="Whole-probe warnings, one or two lines each.")] = ()
+    search: Annotated[SearchSummary | None, Meta(description="None in reports of before there was a choice.")] = None
     search_notes: Annotated[tuple[str, ...], Meta(description="What the search did and why it stopped.")] = ()
     seconds_spent: float = 0.0
     start_up_s: Annotated[float | None, Meta(description="Until the trial server was ready.")] = None

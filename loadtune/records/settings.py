@@ -19,6 +19,10 @@ CacheState = Literal["warm", "partly warm", "streaming", "cold"]
 streaming: every trial takes a fresh stretch; cold: the files are dropped before each trial."""
 Augment = Literal["deeplab", "none"]
 Optimizer = Literal["sgd", "adam", "adamw"]
+Purpose = Literal["train", "evaluate"]
+"""train: whole steps; evaluate: the model's forward pass and the loss, without gradients, as in validation."""
+SearchKind = Literal["guided", "grid"]
+"""guided: asks for what a model of the ceilings points to; grid: every setting, every round."""
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 
 DEFAULT_PREFETCH_FACTOR = 2
@@ -121,6 +125,9 @@ class WorkloadSpec(Record, frozen=True, kw_only=True):
     learning_rate: Annotated[float | None, Meta(description="Rate of the built-in step; None: 0.007 (DeepLab).")] = None
     precision: Annotated[Precision, Meta(description="Autocast type of the built-in step.")] = "fp32"
     channels_last: Annotated[bool, Meta(description="Memory format of model and images.")] = False
+    purpose: Annotated[
+        Purpose, Meta(description="train: whole steps; evaluate: forward pass and loss without gradients.")
+    ] = "train"
     import_limit_s: Annotated[
         float, Meta(description="Longest time that importing a user's module may take before it counts as a hang.")
     ] = 60.0

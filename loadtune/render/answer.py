@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import NamedTuple
 
-from loadtune.records.measurement import TrialResult, TrialState
+from loadtune.records.measurement import Duel, TrialResult, TrialState
 from loadtune.records.report import (
     Alternative,
     Cost,
@@ -66,6 +66,8 @@ def compose_device_notes(request: Request) -> tuple[str, ...]:
     notes = []
     if request.device.kind == "replay":
         notes.append("Nothing was trained: the loader was real, the device's step times came from this profile.")
+    if request.workload.purpose == "evaluate":
+        notes.append("Validation: forward pass and loss of each batch, without gradients.")
     if request.ranks_per_node > 1:
         ranks = request.ranks_per_node
         notes.append(f"One rank was measured alone, with 1/{ranks} of this machine's cores and memory.")
@@ -282,13 +284,20 @@ def compose_why(report: Report, *, with_findings: bool = True) -> tuple[str, ...
         if recommendation.ties:
             tied = "; ".join(format_settings(settings) for settings in recommendation.ties)
             lines.append(f"As fast within the tie rule, and dearer: {tied}.")
-    if report.duels:  # how the claim was come by, where that was not the usual way
-        lines += [one_line(note) for note in report.duels[-1].notes]
+    duel = deciding_duel(report)
+    if duel is not None:  # how the claim was come by, where that was not the usual way
+        lines += [one_line(note) for note in duel.notes]
     for finding in report.findings if with_findings else ():
         if finding.severity != "warning":
             action = f" {one_line(finding.action)}" if finding.action else ""
             lines.append(f"{one_line(finding.title).rstrip('.')}. {one_line(finding.detail)}{action}")
     return tuple(lines)
+
+
+def deciding_duel(report: Report) -> Duel | None:
+    """Return the last duel over the baseline; None without one. Others were held over variants of the choice."""
+    held = [duel for duel in report.duels if duel.baseline == baseline_settings(report)]
+    return held[-1] if held else None
 
 
 def compose_alternatives(report: Report) -> tuple[str, ...]:

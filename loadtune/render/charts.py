@@ -6,7 +6,7 @@ from typing import NamedTuple
 from loadtune.records.measurement import SlicePair, TrialResult, TrialState
 from loadtune.records.report import Report
 from loadtune.records.settings import Settings
-from loadtune.render.answer import baseline_settings, choice_word
+from loadtune.render.answer import baseline_settings, choice_word, deciding_duel
 from loadtune.render.words import STATE_WORDS
 from loadtune.stats import TIE_RATIO
 
@@ -128,12 +128,12 @@ def _compute_failed(trials: Iterable[TrialResult]) -> tuple[FailedPoint, ...]:
 def compute_duel_chart(report: Report) -> DuelChart | None:
     """Return the duel that gave the verdict, or None where there was none with slice pairs."""
     recommendation = report.recommendation
-    duels = [duel for duel in report.duels if duel.pairs]
-    if recommendation is None or not duels:
+    duel = deciding_duel(report)
+    if recommendation is None or duel is None:
         return None
     pairs = tuple(
         PairPoint(number, ratio, pair.restart, bool(pair.flags))
-        for number, pair in enumerate(duels[-1].pairs, start=1)
+        for number, pair in enumerate(duel.pairs, start=1)
         if (ratio := _compute_ratio(pair)) is not None
     )
     speedup = recommendation.speedup

@@ -23,6 +23,7 @@ from loadtune.render.commands import compose_command
 from loadtune.render.drawing import NARROW, WIDE, draw_duel, draw_throughput
 from loadtune.render.heat import compute_heat
 from loadtune.render.page import render_page
+from loadtune.render.searching import compute_search
 from loadtune.render.tables import (
     EvidenceRow,
     compute_environment,
@@ -87,6 +88,7 @@ def _compute_context(report: Report) -> dict[str, Any]:
         "steps": compute_step_rows(report),
         "heat": compute_heat(report),
         "traces": compute_traces(report),
+        "search": compute_search(report),
         "environment": compute_environment(report.environment),
         "request": compute_request(report),
         "command": compose_command(report),

@@ -45,6 +45,7 @@ ROLE_WORDS: dict[Role, str] = {
     "baseline": "baseline",
     "ceiling": "device alone",
     "loader": "loader alone",
+    "variant": "variant",
 }
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from loadtune.advice.search import Leg
 from loadtune.engine.launcher import Launcher
+from loadtune.engine.sides import Arena
 from loadtune.monitor.host import MachineReader
 from loadtune.monitor.nvml import Nvml
 from loadtune.monitor.sampler import EXPECTED_ERRORS
@@ -45,6 +46,12 @@ class Bench:
         """The setting under test."""
         return self.run.plan.baseline
 
+    @property
+    def arena(self) -> Arena:
+        """Where duels are held: verifying runs no trial in its own process."""
+        assert self.run.arena is not None  # noqa: S101 - a launcher was handed to `prepare`
+        return self.run.arena
+
     def spec(self, measure_s: float = MEASURE_S) -> TrialSpec:
         """Return a trial of the setting under test, on fresh samples where the cache must not be warm for it."""
         return make_spec(self.run, Leg(settings=self.settings, role="baseline", measure_s=measure_s))
@@ -63,7 +70,7 @@ class Bench:
         if foreign_cores is None:
             return False
         self.foreign_cores.append(foreign_cores)
-        return foreign_cores > self.run.arena.foreign_limit_cores
+        return foreign_cores > self.arena.foreign_limit_cores
 
 
 def make_spec(run: Probe, leg: Leg) -> TrialSpec:

@@ -191,7 +191,7 @@ def hold(
     plan = fit_duel(seconds - own_s, bench.trial, bench.trial, kind, returns_memory=returns)
     if plan is None:
         return f"{max(0.0, seconds):.0f} s are too few for a duel with these data", []
-    arena = replace(run.arena, baseline_lacks=lacks, nvml=bench.nvml if lacks == "sampler" else None)
+    arena = replace(bench.arena, baseline_lacks=lacks, nvml=bench.nvml if lacks == "sampler" else None)
     deadline_s = time.monotonic() + seconds
     try:
         if with_trials:

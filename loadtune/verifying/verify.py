@@ -158,7 +158,7 @@ def _work(ledger: _Ledger, launcher: Launcher, nvml: Nvml) -> Iterator[None]:
 
 def check_quiet(bench: Bench) -> Check:
     """Say what others took of the processors while the duels ran."""
-    limit = bench.run.arena.foreign_limit_cores
+    limit = bench.arena.foreign_limit_cores
     foreign = max(bench.foreign_cores, default=None)
     steal = max(bench.steal_ratios, default=None)
     figures = (

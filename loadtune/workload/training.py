@@ -46,12 +46,13 @@ def build_step(
     loss: Loss | None = None,
     optimizer: OptimizerParts | None = None,
     train_step: TrainStep | None = None,
+    val_step: TrainStep | None = None,
 ) -> TrainStep:
     """Return the step of this workload, its model on the device and in training mode.
 
     With `train_step_target` that function is returned as it is. It is called as `function(batch)` with the
     batch on the device, and brings its own model, optimizer, precision and accumulation. Otherwise it is a
-    `BuiltInStep`.
+    `BuiltInStep`, or where the purpose is to evaluate an `EvaluationStep`.
 
     Args:
         spec: The workload.
@@ -61,13 +62,16 @@ def build_step(
         loss: A function of the model's output and the targets, instead of cross entropy.
         optimizer: Class and options of an optimizer handed over, instead of the one that the spec names.
         train_step: A step handed over; it comes before everything else.
+        val_step: The same for validation.
 
     Raises:
         TargetError: The user's model or step cannot be loaded, or is of another kind.
     """
-    if train_step is not None:
-        return train_step
-    if spec.train_step_target is not None:
+    is_evaluation = spec.purpose == "evaluate"
+    handed = val_step if is_evaluation else train_step
+    if handed is not None:
+        return handed
+    if not is_evaluation and spec.train_step_target is not None:
         step = import_target(spec.train_step_target, spec.import_limit_s)
         if not callable(step) or isinstance(step, type):
             raise TargetError(
@@ -77,6 +81,8 @@ def build_step(
         own_step: TrainStep = step
         return own_step
     made = build_model(spec) if model is None else as_model(model, "the model that you handed over")
+    if is_evaluation:
+        return EvaluationStep(made, spec, device, loss=loss)
     return BuiltInStep(made, spec, device, accumulation_steps, loss=loss, optimizer=optimizer)
 
 
@@ -166,6 +172,40 @@ class BuiltInStep:
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self._optimizer.zero_grad(set_to_none=True)
+
+
+class EvaluationStep:
+    """The forward pass and the loss of a batch of (images, targets), without gradients, in evaluation mode.
+
+    Args:
+        model: Maps images to logits (batch_size, class_count, ...), or to {"out": logits}.
+        spec: precision and channels_last are used.
+        device: Where the batches will be.
+        loss: Of output and targets; None: `compute_loss`.
+    """
+
+    def __init__(self, model: nn.Module, spec: WorkloadSpec, device: torch.device, *, loss: Loss | None = None) -> None:
+        self._loss = loss.to(device) if isinstance(loss, nn.Module) else loss
+        self.model = model.to(device).eval()
+        self._device_type = device.type
+        self._is_channels_last = spec.channels_last
+        if spec.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self._autocast_dtype = AUTOCAST_DTYPES.get(spec.precision)
+
+    @torch.no_grad()
+    def __call__(self, batch: Any) -> None:
+        """Evaluate one batch.
+
+        Raises:
+            TargetError: The batch, or the model's output, is nothing that cross entropy takes.
+        """
+        images, targets = _images_and_targets(batch) if self._loss is None else _two_parts(batch)
+        if self._is_channels_last and isinstance(images, Tensor) and images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        is_mixed = self._autocast_dtype is not None
+        with torch.autocast(self._device_type, dtype=self._autocast_dtype, enabled=is_mixed):
+            (self._loss or compute_loss)(self.model(images), targets)
 
 
 def compute_loss(output: Any, targets: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def test_nothing_is_overwritten_without_force(probed: tuple[Any, Path, float]) -
 
 def test_interrupt_gives_the_answer_there_is(tmp_path: Path) -> None:
     """Ctrl-C after a few trials: exit code 130, a report with what was measured, no process left."""
-    command = [sys.executable, "-m", "loadtune", "probe", "--dataset", str(DEMO), *SHORT]
+    command = [sys.executable, "-m", "loadtune", "probe", "--dataset", str(DEMO), *SHORT, "--fresh"]
     process = subprocess.Popen(
         [*command, "--budget", "90s", "--out", str(tmp_path / "out"), "--json", "-"],
         cwd=ROOT,

@@ -64,6 +64,56 @@ if __name__ == "__main__":
 )
 
 
+HOMEBOUND = (
+    PRELUDE
+    + """
+import copy, json, os, threading
+from loadtune import recommend
+
+class Locked(Waiting):
+    def __init__(self):
+        self.lock = threading.Lock()
+
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+lock = threading.Lock()
+
+def train_step(batch):
+    images, targets = batch
+    with lock:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), targets).backward()
+        optimizer.step()
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    train_step(next(iter(DataLoader(Waiting(), batch_size=4))))
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()["state"]))
+    state = torch.get_rng_state(), random.getstate(), torch.get_num_threads(), dict(os.environ), model.training
+    val_loader = DataLoader(Waiting(), batch_size=8)
+    advice = recommend(Locked(), model=model, train_step=train_step, batch_size=4, num_workers=0, device="cpu",
+                       val_loader=val_loader, budget="50s", quiet=True, fresh=True)
+    after = model.state_dict(), optimizer.state_dict()["state"]
+    same = all(torch.equal(after[0][name], value) for name, value in before[0].items())
+    same = same and all(torch.equal(after[1][number][name], value) for number, values in before[1].items()
+                        for name, value in values.items() if value is not None)
+    same = same and torch.equal(torch.get_rng_state(), state[0]) and random.getstate() == state[1]
+    same = same and (torch.get_num_threads(), dict(os.environ), model.training) == state[2:]
+    told = {"same": same, "warnings": advice.report.warnings, "kwargs": advice.dataloader_kwargs,
+            "states": [trial.state for trial in advice.report.trials],
+            "workers": sorted({trial.settings.num_workers for trial in advice.report.trials}),
+            "duels": [duel.method for duel in advice.report.duels],
+            "verdict": advice.report.recommendation.verdict,
+            "val": advice.val.dataloader_kwargs, "val_warnings": advice.val.report.warnings,
+            "val_purpose": advice.val.report.request.workload.purpose, "text": str(advice),
+            "val_states": [trial.state for trial in advice.val.report.trials]}
+    for kwargs in (advice.dataloader_kwargs, advice.val.dataloader_kwargs):
+        next(iter(DataLoader(Waiting(), **kwargs)))
+    with open(os.path.join(os.environ["OUT"], "told"), "w") as file:
+        json.dump(told, file)
+"""
+)
+
+
 def run(words: list[str], folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         words,
@@ -112,6 +162,25 @@ def test_a_second_run_is_answered_from_what_was_kept(tmp_path: Path) -> None:
     assert is_told == (first["verdict"] != "INCONCLUSIVE")
     if is_told:
         assert first["kwargs"] == second["kwargs"]
+
+
+def test_what_cannot_travel_is_measured_where_it_is(tmp_path: Path) -> None:
+    """It says what and why, puts everything back, and measures the validation, which can travel, apart."""
+    script = tmp_path / "train.py"
+    script.write_text(HOMEBOUND)
+    run([sys.executable, str(script)], tmp_path)
+    told = json.loads((tmp_path / "told").read_text())
+    assert told["same"]
+    assert "cannot pickle '_thread.lock' object" in told["warnings"][0]
+    assert "trials ran in this one" in told["warnings"][0]
+    assert "complete" in told["states"]
+    assert len(told["workers"]) >= 2
+    assert set(told["duels"]) <= {"abba"}
+    assert told["val_purpose"] == "evaluate"
+    assert told["val"]["batch_size"] == 8
+    assert "complete" in told["val_states"]
+    assert not any("trials ran in this one" in each for each in told["val_warnings"])
+    assert "\nvalidation\n" in told["text"]
 
 
 def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_a_leg_s_windows_fit_into_its_seconds():
 )
 def test_the_search_measures_what_every_answer_needs(made, alone):
     """Baseline, device and loader alone; on a CPU, at every count that its cores allow."""
-    search = make_search(made, lambda settings: None, seed=0)
+    search = make_search(made, lambda settings: None, "grid", seed=0)
     legs = []
     while (leg := search.ask(10_000.0)) is not None:
         legs.append(leg)

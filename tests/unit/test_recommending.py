@@ -9,8 +9,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from loadtune import LoadtuneError, recommend
+from loadtune.advised import Advice
 from loadtune.errors import UsageError
-from loadtune.recommending import Advice, describe_optimizer, todays_settings
+from loadtune.recommending import describe_optimizer, todays_settings
 from loadtune.records.settings import Settings
 from tests.examples import EXAMPLES
 

@@ -5,7 +5,7 @@ import pytest
 
 from loadtune import remembering
 from loadtune.records.report import Report, Verdict
-from loadtune.remembering import compute_key, is_recalled, recall, remember
+from loadtune.remembering import compute_facts, compute_key, is_recalled, recall, remember
 from tests.examples import EXAMPLES, faster_report, inconclusive_report
 
 
@@ -15,7 +15,8 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def key(report: Report, **objects: object) -> str:
-    return compute_key(report.request, report.environment, report.dataset, objects)
+    facts = compute_facts(report.request, report.environment, report.dataset, objects)
+    return None if facts is None else compute_key(facts)
 
 
 def changed(report: Report, part: str, **changes: object) -> Report:

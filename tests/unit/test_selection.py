@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from loadtune.advice.search import GridSearch
+from loadtune.advice.grid import GridSearch
 from loadtune.advice.selection import Terms, choose, recommend
 from loadtune.errors import NothingMeasuredError
 from loadtune.records.measurement import Cause, Duel, Failure, Measurement, TrialState

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from loadtune.advice.axes import auto_batches, auto_workers, default_baseline, parse_axis
 from loadtune.advice.budget import divide_budget, plan_duel
 from loadtune.advice.feasibility import Obstacle
-from loadtune.advice.search import GridSearch, with_axes
+from loadtune.advice.grid import GridSearch
+from loadtune.advice.search import with_axes
 from loadtune.errors import UsageError
 from loadtune.records.measurement import Cause, TrialState
 from loadtune.records.resources import ResourceTrace

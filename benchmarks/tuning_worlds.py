@@ -1,0 +1,185 @@
+"""Which workloads does `tuning` search? Data sets by name and seed, made of torch and torchvision alone.
+
+Trial processes import this module by name, so it imports nothing of the project. A factory is named as the world and
+its seed, `network_3`, and draws its parameters from them: thresholds are set on some seeds and scored on others.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torchvision.io import decode_image, encode_jpeg
+from torchvision.transforms.v2.functional import resize
+
+IMAGES = Path(__file__).resolve().parent.parent / "demo" / "nuclei" / "images"
+LENGTH = 8192
+"""Samples of an epoch: it does not end within a measurement."""
+SHORT_LENGTH = 96
+"""Of the short epoch: six batches, as of a small data set."""
+MIB = 2**20
+
+
+class Costly(Dataset[Any]):
+    """Samples that wait, compute, hold memory and weigh as much as they are told to.
+
+    Args:
+        wait_s: Seconds of waiting a sample; one in twenty takes `tail` times as long.
+        burn_s: Seconds of computing a sample.
+        tail: See wait_s.
+        sample_bytes: Size of a sample.
+        parts: Tensors that it consists of.
+        held_bytes: Memory that each worker takes for itself, as a cache or a decoded index would.
+        length: Samples in an epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        wait_s: float = 0.0,
+        burn_s: float = 0.0,
+        tail: float = 1.0,
+        sample_bytes: int = 4096,
+        parts: int = 1,
+        held_bytes: int = 0,
+        length: int = LENGTH,
+    ) -> None:
+        self._wait_s, self._burn_s, self._tail = wait_s, burn_s, tail
+        self._sample_bytes, self._parts, self._held_bytes, self._length = sample_bytes, parts, held_bytes, length
+        self._held: bytearray | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, number: int) -> Any:
+        """Cost what a sample costs."""
+        if self._held is None and self._held_bytes and get_worker_info() is not None:
+            self._held = bytearray(self._held_bytes)
+        if self._wait_s:
+            is_slow = Random(number).random() < 0.05
+            time.sleep(self._wait_s * (self._tail if is_slow else 1.0))
+        if self._burn_s:
+            burn(self._burn_s)
+        size = max(1, self._sample_bytes // self._parts)
+        made = [torch.zeros(size, dtype=torch.uint8) for _ in range(self._parts)]
+        return made[0] if self._parts == 1 else made
+
+
+def burn(seconds: float) -> None:
+    """Compute for so many CPU seconds of this thread, whoever else wants the core."""
+    until_s = time.thread_time() + seconds
+    while time.thread_time() < until_s:
+        sum(range(200))
+
+
+class Decoded(Dataset[Tensor]):
+    """Photographs decoded and resized: the demo's images tiled to `side_px` and kept as JPEG in memory.
+
+    Args:
+        side_px: Of a stored photograph.
+        wait_s: Seconds that reading one waits, as from a file server.
+    """
+
+    def __init__(self, side_px: int, wait_s: float = 0.0) -> None:
+        self._wait_s = wait_s
+        self._stored = []
+        for path in sorted(IMAGES.iterdir())[:8]:
+            image = decode_image(str(path), mode="RGB")
+            tiled = image.repeat(1, -(-side_px // image.shape[1]), -(-side_px // image.shape[2]))
+            self._stored.append(encode_jpeg(tiled[:, :side_px, :side_px].contiguous(), quality=90))
+
+    def __len__(self) -> int:
+        return LENGTH
+
+    def __getitem__(self, number: int) -> Tensor:
+        """Return one image, (3, 160, 160) of uint8."""
+        if self._wait_s:
+            time.sleep(self._wait_s)
+        image = decode_image(self._stored[number % len(self._stored)], mode="RGB")
+        return resize(image, [160, 160], antialias=True)
+
+
+class Sharded(IterableDataset[Tensor]):
+    """Shards that are split among workers, whole ones only: a rate that rises where they divide anew.
+
+    Args:
+        shards: How many; an epoch goes through each once.
+        wait_s: Seconds a sample.
+    """
+
+    def __init__(self, shards: int, wait_s: float) -> None:
+        self._shards, self._wait_s = shards, wait_s
+
+    def __iter__(self) -> Iterator[Tensor]:
+        info = get_worker_info()
+        first, step = (0, 1) if info is None else (info.id, info.num_workers)
+        for _ in range(first, self._shards, step):
+            for _ in range(64):
+                time.sleep(self._wait_s)
+                yield torch.zeros(1024)
+
+
+Draw = Callable[[str, float, float], float]
+"""Draws a parameter by its name, between two bounds, always the same for a seed."""
+
+
+def drawing(seed: int) -> Draw:
+    """Return what draws the parameters of a seed."""
+    return lambda name, low, high: low * (high / low) ** Random(f"{name} {seed}").random()
+
+
+WORLDS: dict[str, Callable[[Draw], Any]] = {
+    "network": lambda draw: Costly(wait_s=draw("wait", 0.008, 0.03)),
+    "mixed": lambda draw: Costly(wait_s=draw("wait", 0.006, 0.016), burn_s=draw("burn", 0.001, 0.003)),
+    "photographs": lambda draw: Decoded(int(draw("side", 700, 1400))),
+    "served_photographs": lambda draw: Decoded(int(draw("side", 400, 700)), wait_s=draw("wait", 0.01, 0.03)),
+    "heavy_tail": lambda draw: Costly(wait_s=draw("wait", 0.002, 0.005), tail=draw("tail", 8, 14)),
+    "device_bound": lambda draw: Costly(burn_s=draw("burn", 0.0002, 0.0006)),
+    "held_memory": lambda draw: Costly(wait_s=draw("wait", 0.01, 0.02), held_bytes=int(draw("held", 1.6e9, 2.4e9))),
+    "main_process": lambda draw: Costly(parts=int(draw("parts", 40, 90)), sample_bytes=8192),
+    "large_tensors": lambda draw: Costly(
+        burn_s=draw("burn", 0.001, 0.002), sample_bytes=int(draw("size", 8, 20) * MIB)
+    ),
+    "short_epoch": lambda draw: Costly(wait_s=draw("wait", 0.004, 0.01), length=SHORT_LENGTH),
+    "shards": lambda draw: Sharded(12, draw("wait", 0.003, 0.006)),
+    "in_memory": lambda draw: Costly(sample_bytes=int(draw("size", 1e4, 5e4))),
+}
+"""What each name means; the first six are those on which doubling does fine."""
+
+STEP_S = {
+    "network": (0.006, 0.02),
+    "mixed": (0.01, 0.03),
+    "photographs": (0.03, 0.06),
+    "served_photographs": (0.02, 0.05),
+    "heavy_tail": (0.006, 0.012),
+    "device_bound": (0.05, 0.09),
+    "held_memory": (0.008, 0.02),
+    "main_process": (0.004, 0.01),
+    "large_tensors": (0.03, 0.06),
+    "short_epoch": (0.006, 0.012),
+    "shards": (0.004, 0.008),
+    "in_memory": (0.004, 0.01),
+}
+"""Bounds of the replayed device's seconds a step at `BATCH`."""
+BATCH = 16
+
+
+def step_s(world: str, seed: int) -> float:
+    """Return the seconds a step of the device that a world is trained on."""
+    return drawing(seed)(f"{world} step", *STEP_S[world])
+
+
+def __getattr__(name: str) -> Callable[[], Any]:
+    """Return the factory `<world>_<seed>`.
+
+    Raises:
+        AttributeError: There is no such world.
+    """
+    world, _, seed = name.rpartition("_")
+    if world not in WORLDS or not seed.isdigit():
+        raise AttributeError(f"no world is called {name!r}")
+    return lambda: WORLDS[world](drawing(int(seed)))

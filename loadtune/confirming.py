@@ -1,0 +1,161 @@
+"""How is a choice confirmed? Against variants of itself where the evidence asks for it, then against the baseline."""
+
+import time
+
+from loadtune.advice.budget import DUEL_MAX_S, DUEL_WANTED_S, DuelPlan, divide_budget
+from loadtune.advice.feasibility import shm_size_bytes
+from loadtune.advice.search import Leg
+from loadtune.advice.selection import Choice, burst_samples
+from loadtune.advice.slicing import fit_duel
+from loadtune.advice.variants import Variant, find_variants
+from loadtune.concluding import representative
+from loadtune.engine.abba import NO_ROOM, fits_together, hold_abba
+from loadtune.engine.duel import DuelInterruptedError, hold_duel
+from loadtune.engine.duel import Report as Told
+from loadtune.engine.here import STAYS_HERE
+from loadtune.engine.sides import FreezeForbiddenError
+from loadtune.preparing import Probe
+from loadtune.records.measurement import Duel, TrialResult
+from loadtune.records.report import Verdict
+from loadtune.records.settings import Settings, TrialSpec
+from loadtune.render.words import format_settings
+from loadtune.stats import ABBA_PAIRS_MIN, duel_interval, verdict
+
+VARIANTS_MAX = 2
+"""Variants tried in one probe: each costs a trial and a duel, and the first is the most promising."""
+VARIANT_S = 6.0
+"""Seconds that a variant's trial may take beside its duel."""
+HOLD_UP_RATIO = 0.97
+"""A variant whose single trial is below this share of the choice's is not worth a duel: the tie rule's own share."""
+
+
+def confirm(run: Probe, choice: Choice) -> str:
+    """Hold the duels of a choice; return why there is none against the baseline, or nothing."""
+    run.choice = refine(run, choice)
+    baseline = run.plan.baseline
+    already = any((duel.baseline, duel.contender) == (baseline, run.choice.settings) for duel in run.duels)
+    return (
+        ""
+        if already or run.choice.settings == baseline
+        else _hold_duel(run, baseline, run.choice.settings, _left_s(run))
+    )
+
+
+def refine(run: Probe, choice: Choice) -> Choice:
+    """Return the choice, or a variant of it that won a duel against it."""
+    chosen = representative(run.trials, choice.settings)
+    if chosen is None or run.options.search != "guided":
+        return choice
+    for variant in find_variants(chosen, run.plan.device.kind, _spread_ratio(run.trials))[:VARIANTS_MAX]:
+        # What is left must hold this variant's duel, and the one against the baseline that may follow.
+        duels = 1 if choice.settings == run.plan.baseline else 2
+        if _left_s(run) < duels * DUEL_WANTED_S + VARIANT_S:
+            run.notes = (*run.notes, f"Not tried for want of time: {_name(variant)} ({variant.why}).")
+            return choice
+        if _wins(run, choice, variant, duels):
+            rate = representative(run.trials, variant.settings)
+            return Choice(
+                settings=variant.settings,
+                rate_per_s=choice.rate_per_s if rate is None or rate.rate_per_s is None else rate.rate_per_s,
+                ties=choice.ties,
+                reasons=(*choice.reasons, f"{_name(variant)} won a duel against the same without it: {variant.why}."),
+            )
+    return choice
+
+
+def _wins(run: Probe, choice: Choice, variant: Variant, duels: int) -> bool:
+    """Measure a variant, and say whether a duel shows it faster than the choice."""
+    leg = Leg(settings=variant.settings, role="variant")
+    spec = run.plan.spec(leg, run.cache, run.first_sample(), run.options.seed)
+    run.progress.phase(f"trying {_name(variant)}")
+    trial = run.runner.run(spec, leg, len(run.trials) + 1, time.monotonic() + spec.measure.cap_s)
+    run.trials.append(trial)
+    run.samples_used += 0 if trial.measurement is None else trial.measurement.samples_seen
+    if trial.rate_per_s is None or trial.rate_per_s < HOLD_UP_RATIO * choice.rate_per_s:
+        run.notes = (*run.notes, f"{_name(variant)} was tried, since {variant.why}: its trial was no faster.")
+        return False
+    reason = _hold_duel(run, choice.settings, variant.settings, _left_s(run) / duels)
+    if reason or run.duels[-1].failure is not None:
+        return False
+    duel = run.duels[-1]
+    interval = duel_interval(duel.pairs, burst_samples=burst_samples(duel))
+    is_faster = verdict(interval) is Verdict.FASTER
+    if not is_faster:
+        run.notes = (*run.notes, f"{_name(variant)} was tried, since {variant.why}: the duel did not show it faster.")
+    return is_faster
+
+
+def _name(variant: Variant) -> str:
+    return format_settings(variant.settings)
+
+
+def _spread_ratio(trials: list[TrialResult]) -> float | None:
+    """Return the spread of a worker's batch times, where the loader ran alone."""
+    costs = [trial.measurement.worker for trial in trials if trial.role == "loader" and trial.measurement is not None]
+    return next((cost.wall_spread_ratio for cost in costs if cost is not None), None)
+
+
+def _left_s(run: Probe) -> float:
+    """Return the seconds that duels may still take."""
+    reserve_s = divide_budget(run.options.budget_s, 0.0).reserve_s
+    return run.options.budget_s - run.spent_s() - reserve_s
+
+
+def _hold_duel(run: Probe, baseline: Settings, contender: Settings, seconds: float) -> str:
+    """Hold a duel within its seconds, and keep it; return why there is none, or nothing."""
+    left_s = min(DUEL_MAX_S, seconds)
+    ours, theirs = (representative(run.trials, each) for each in (contender, baseline))
+    if theirs is None or ours is None:
+        return "the baseline could not be measured"
+    plan = fit_duel(left_s, theirs, ours, run.plan.device.kind, returns_memory=run.plan.limits.returns_memory)
+    if plan is None:
+        return f"{left_s:.0f} s were left, too few for a duel: give it a longer --budget"
+    legs = [Leg(settings=each, role="grid") for each in (baseline, contender)]
+    specs = [run.plan.spec(leg, run.cache, run.first_sample(), run.options.seed) for leg in legs]
+    run.progress.phase(f"duel: {format_settings(contender)} against {format_settings(baseline)}")
+
+    def told(done: int, planned: int) -> None:
+        run.progress.phase(f"duel: {done} of {planned} slice pairs")
+
+    deadline_s = time.monotonic() + left_s
+    reason = None if _fit_together(run, [theirs, ours]) else NO_ROOM
+    reason = STAYS_HERE if run.arena is None else reason
+    try:
+        run.duels.append(_hold(run, specs[0], specs[1], plan, deadline_s, told, reason))
+    except DuelInterruptedError as stop:
+        run.duels.append(stop.duel)
+        raise
+    return ""
+
+
+def _hold(
+    run: Probe,
+    baseline: TrialSpec,
+    contender: TrialSpec,
+    plan: DuelPlan,
+    deadline_s: float,
+    told: Told,
+    reason: str | None,
+) -> Duel:
+    """Let both sides run by turns; fresh runs alternate where that is ruled out, or turns out to be forbidden."""
+    if reason is None and run.arena is not None:
+        try:
+            return hold_duel(run.arena, baseline, contender, plan, deadline_s, told)
+        except FreezeForbiddenError as forbidden:
+            reason = str(forbidden)
+    return hold_abba(run.runner, baseline, contender, ABBA_PAIRS_MIN, deadline_s, told, reason=reason or NO_ROOM)
+
+
+def _fit_together(run: Probe, trials: list[TrialResult]) -> bool:
+    """Say whether both sides of a duel have room at once: host memory, shared memory, device memory."""
+    limits, needs = run.plan.limits, run.plan.needs
+    host = [None if trial.trace is None else trial.trace.pss_bytes for trial in trials]
+    shared = [None if needs.sample_bytes is None else shm_size_bytes(t.settings, needs.sample_bytes) for t in trials]
+    device = [None if trial.measurement is None else trial.measurement.device_memory_bytes for trial in trials]
+    return fits_together(
+        [
+            (host, run.runner.memory_end_bytes),
+            (shared, limits.shm_free_bytes),
+            (device, needs.device_memory_bytes),
+        ]
+    )
