@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from loadtune.dataset.index import PairIndex
 from loadtune.engine.failures import classify_exception
 from loadtune.measure.accelerator import Accelerator, count_bytes, count_samples, count_tensors
+from loadtune.measure.cuda_check import check_cuda
 from loadtune.measure.leg import build_leg, describe_settings, has_data, open_source, read_payload, take_one_batch
 from loadtune.measure.loader import shuffled
 from loadtune.measure.loop import measure, run_side
@@ -29,6 +30,7 @@ from loadtune.records.measurement import BadSample
 from loadtune.records.messages import (
     CacheRead,
     CacheTask,
+    CudaCheckTask,
     CudaInfo,
     DeviceInUse,
     Event,
@@ -101,6 +103,9 @@ def _do(
         return
     if isinstance(task, CacheTask):
         tell(_read_files(task))
+        return
+    if isinstance(task, CudaCheckTask):
+        tell(check_cuda(lambda uuid: tell(DeviceInUse(uuid=uuid))))
         return
     if task.spec.cache == "cold" and task.sources.index_path is not None:
         forget_files(task.sources.index_path, task.spec.order_seed, task.spec.first_sample)
