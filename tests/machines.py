@@ -88,7 +88,7 @@ RATES = CopyRates(
 )
 CUDA_DEVICE = CudaDevice(index=0, name=GPU.info.name, uuid=UUID, copies=RATES)
 CUDA = Cuda(import_s=3.4, checked=CudaChecked(devices=(CUDA_DEVICE,)), links={UUID: Link(5, 16)})
-NO_CUDA = Cuda(import_s=3.4, checked=CudaChecked(reason="Found no NVIDIA driver on your system."))
+NO_CUDA = Cuda(import_s=3.4, checked=CudaChecked(reason="Found no NVIDIA driver on your system. Please check."))
 
 
 def healthy(**parts: Any) -> Readings:

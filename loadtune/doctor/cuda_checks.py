@@ -40,7 +40,8 @@ def cuda(readings: Readings) -> Line | None:
         return CUDA.ok(f"works, with {count} {'device' if count == 1 else 'devices'}{imported}")
     if readings.driver.gpus:
         why = f"the driver finds {readings.driver.gpus[0].info.name}, and a training would run on the CPU"
-        return CUDA.error(reason, why, "see what is said of torch's CUDA, of CUDA_VISIBLE_DEVICES and of the driver")
+        fix = "see what is said of torch's CUDA, of CUDA_VISIBLE_DEVICES and of the driver"
+        return CUDA.error(f"torch finds {reason}", why, fix)
     return CUDA.unknown(reason)
 
 
@@ -135,7 +136,8 @@ def explain_absence(found: Cuda) -> str | None:
         return found.failure or "nothing was told"
     if found.checked.devices:
         return None
-    return f"no CUDA: {(found.checked.reason or 'torch finds no device').rstrip('.')}"
+    sentence = (found.checked.reason or "nothing was told").partition(". ")[0].rstrip(".")  # links for Windows follow
+    return f"no CUDA: {sentence}"
 
 
 def _state_of(readings: Readings, device: CudaDevice) -> GpuState | None:

@@ -173,7 +173,7 @@ def persistence(_: Readings, gpu: GpuState) -> Line | None:
     if gpu.is_persistent is not False:
         return None
     why = "the driver forgets the GPU whenever nobody uses it, and the next start waits for it"
-    return PERSISTENCE.on(gpu.index).note("off", why, f"sudo nvidia-smi -i {gpu.index} -pm 1")
+    return PERSISTENCE.on(gpu.index).note("off", why, "sudo nvidia-smi -pm 1")
 
 
 def clocks(_: Readings, gpu: GpuState) -> Line | None:
@@ -195,7 +195,9 @@ def gpu_readings(_: Readings, gpu: GpuState) -> Line:
     subject = NVML.on(gpu.index)
     there = ", ".join(reading.name for reading in gpu.readings if reading.is_available) or "none"
     missing = [reading for reading in gpu.readings if not reading.is_available]
-    found = there + "".join(f"; no {reading.name} ({reading.reason})" for reading in missing)
+    reasons = dict.fromkeys(reading.reason for reading in missing)
+    lacking = {why: ", ".join(each.name for each in missing if each.reason == why) for why in reasons}
+    found = there + "".join(f"; no {names} ({why})" for why, names in lacking.items())
     needed = [reading for reading in missing if reading.is_needed]
     if not needed:
         return subject.ok(found)

@@ -24,8 +24,8 @@ THROTTLED_RATIO = 0.1
 then; at a tenth, a training loses more than the noise of a comparison. Own choice."""
 
 MEMORY_MIN_BYTES = 2 * GIB
-"""Memory still to be had below which it is called short. A process that has imported torch and torchvision holds half a
-GiB, and a CUDA context some hundred MiB of host memory; a few workers and batches then fill the rest. Own choice."""
+"""Memory still to be had below which it is called short. A process that has imported torch and torchvision holds
+0.7 GiB (torch 2.14), a CUDA context some hundred MiB more; a few workers and batches then fill the rest. Own choice."""
 
 SHM_FREE_MIN_BYTES = 64 << 20
 """Free shared memory below which /dev/shm is called nearly full: one batch of 16 crops of 513 px takes 48 MiB in
@@ -121,7 +121,8 @@ def memory(readings: Readings) -> Line:
     )
     if available < MEMORY_MIN_BYTES:
         why = "a training with a few workers takes more, and the kernel would kill one of its processes"
-        return MEMORY.warning(found, why, "end what holds the memory, or raise the limit", evidence)
+        fix = "end what holds the memory" if limits.memory_limit_bytes > MEMORY_MIN_BYTES else "raise the limit"
+        return MEMORY.warning(found, why, fix, evidence)
     if is_limited:
         why = "free, top and psutil show the machine's memory, not the group's"
         return MEMORY.note(found, why, "choose batch_size and prefetch_factor by the group's limit", evidence)

@@ -117,6 +117,7 @@ def page_cache(readings: Readings) -> Line | None:
         )
     whole = residency.told == storage.files.seen and storage.files.is_complete
     scope = f"all {_count(residency.told, 'file')}" if whole else f"a sample of {_count(residency.told, 'file')}"
+    scope += "" if storage.files.is_complete else " of the part that there was time to list"
     found = f"{format_percent(ratio)} of {format_bytes(residency.looked_bytes)} looked at, in {scope}"
     evidence = Evidence(name="resident_ratio", value=ratio, threshold=CACHED_RATIO, source="own choice")
     if ratio >= CACHED_RATIO:
@@ -163,10 +164,12 @@ def _describe_files(storage: Storage) -> str:
     files = storage.files
     if files is None:
         return "not listed"
-    counted = _count(files.seen, "file") if files.is_complete else f"more than {_count(files.seen, 'file')}"
+    more = "" if files.is_complete else "more than "
+    counted = f"{more}{_count(files.seen, 'file')}"
     if storage.total_bytes is None:
         return counted
-    about = "" if storage.residency is not None and storage.residency.files == files.seen else "about "
+    is_exact = storage.residency is not None and storage.residency.files == files.seen
+    about = more or ("" if is_exact else "about ")
     return f"{counted}, {about}{format_bytes(storage.total_bytes)}"
 
 

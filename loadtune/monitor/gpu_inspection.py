@@ -158,7 +158,7 @@ class GpuInspector(Nvml):
     def _list_readings(self, handle: Any, reader: GpuReader) -> tuple[Reading, ...]:
         missing = {item.reading: item.reason for item in reader.unavailable}
         found = [_describe(name, missing.get(field), cost, is_needed=True) for field, name, cost in READER_NAMES]
-        found.append(_describe("performance metrics (GPM)", reader.gpm_reason(), GPM_COST))
+        found.append(_describe("performance metrics", reader.gpm_reason(), GPM_COST))
         for name, call, arguments, cost in UNUSED_CALLS:
             answer = self._ask(call, handle, *arguments)
             # "No such thing" is the driver's way to say that nothing is new.

@@ -1,5 +1,6 @@
 """Trying CUDA, against a played torch.cuda: devices that work, one without kernels, one that is full, and none."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -68,6 +69,18 @@ def test_every_device_is_tried_for_itself(devices, monkeypatch):
     assert found[1].failure == "CUDA error: no kernel image is available for execution on the device"
     assert (found[2].failure, found[2].copies) == (None, None)
     assert "out of memory" in found[2].copies_reason
+
+
+def test_a_rate_is_of_all_copies_but_the_first(monkeypatch):
+    """Two within the time, over 0.4 s by a played clock; the one before them wakes the link."""
+    copied, times = [], iter([10.0, 10.1, 10.3, 10.4])
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(cuda_check.time, "monotonic", lambda: next(times))
+    target = SimpleNamespace(copy_=lambda source, non_blocking: copied.append((source, non_blocking)))
+    rate = cuda_check._measure_copy(target, "source", "device")
+    assert rate == pytest.approx(2 * cuda_check.COPY_BYTES / 0.4)
+    assert copied == [("source", True)] * 3
 
 
 @pytest.mark.gpu

@@ -194,3 +194,5 @@ def test_readings_are_listed_one_by_one() -> None:
     line = gpu_readings(healthy(), gpu(readings=(used, unused)))
     assert (line.severity, line.why) == (NOTE, "heat is missed")
     assert line.found == "none; no power (no permission); no energy (too old)"
+    same = replace(GPU, readings=(used, msgspec.structs.replace(unused, reason="no permission")))
+    assert gpu_readings(healthy(), same).found == "none; no power, energy (no permission)"

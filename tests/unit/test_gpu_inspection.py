@@ -115,7 +115,7 @@ def test_a_healthy_driver_tells_everything(driver):
         ("nvmlDeviceGetMemoryInfo", "memory", True),
         ("nvmlDeviceGetTotalEnergyConsumption", "energy", False),
         ("nvmlDeviceGetPcieThroughput", "PCIe throughput", False),
-        ("nvmlGpmQueryDeviceSupport", "performance metrics (GPM)", False),
+        ("nvmlGpmQueryDeviceSupport", "performance metrics", False),
         ("nvmlDeviceGetProcessUtilization", "process utilisation", False),
     ],
 )

@@ -103,6 +103,12 @@ def test_memory_is_told_with_its_limit(changes, severity, said) -> None:
     assert said in (line.found or "")
 
 
+@pytest.mark.parametrize(("limit", "fix"), [(8 * GIB, "end what holds"), (MEMORY_MIN_BYTES, "raise the limit")])
+def test_a_limit_that_is_too_low_is_to_be_raised(limit, fix) -> None:
+    """No program holds what the limit never gave."""
+    assert fix in (memory(host(memory_limit_bytes=limit, memory_available_bytes=GIB)).fix or "")
+
+
 @pytest.mark.parametrize(
     ("changes", "severity"),
     [({}, OK), ({"memory_oom_group": True}, WARNING), ({"has_memory_group": False}, UNKNOWN)],
