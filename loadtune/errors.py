@@ -15,7 +15,8 @@ The tree::
     |-- EngineError               8   the trial server died or did not start
     `-- NothingMeasuredError      9   every trial failed, so there is nothing to say
 
-A failed trial is not in this tree: it is a `TrialResult` with its own state, and the probe goes on.
+A failed trial is not in this tree: it is a `TrialResult` with its own state, and the probe goes on. Nor is what
+`loadtune verify` (exit codes 10, 11) and `loadtune doctor` (12: a warning, 13: an error) find: that is their answer.
 Each error carries `what` (one line: what happened) and `hint` (one line: what to do about it).
 """
 

@@ -1,8 +1,8 @@
 """Arguments in, exit code out: the only room that prints or exits.
 
 Exit codes: 0 an answer was given (whatever the verdict), or all that was verified holds; 1 to 9 as `errors` lists them;
-10 something verified does not hold; 11 nothing fails, and something could not be told; 130 interrupted, and the answer
-rests on what there was; 70 a bug of ours, with its traceback.
+10 something verified does not hold; 11 nothing fails, and something could not be told; 12 the doctor warns; 13 it finds
+an error; 130 interrupted, and the answer rests on what there was; 70 a bug of ours, with its traceback.
 """
 
 import sys
@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from loadtune.cli.doctor_command import doctor
 from loadtune.cli.file_commands import profile, report, schema
 from loadtune.cli.probe_command import probe
 from loadtune.cli.verify_command import verify
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH},
 )
-for command in (probe, verify, report, schema, profile):
+for command in (probe, verify, doctor, report, schema, profile):
     app.command()(command)
 
 

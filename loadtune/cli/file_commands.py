@@ -49,16 +49,22 @@ def report(
 def schema(
     profile: Annotated[bool, typer.Option("--profile", help="Of replay profiles instead of reports.")] = False,
     verification: Annotated[bool, typer.Option("--verification", help="Of verifications instead of reports.")] = False,
+    doctor: Annotated[bool, typer.Option("--doctor", help="Of `loadtune doctor --json` instead of reports.")] = False,
 ) -> None:
     """Print the JSON Schema of report.json."""
     import json
 
     from loadtune.render import saved
 
-    if profile and verification:
-        raise UsageError("--profile and --verification exclude each other", "ask for one after the other")
-    made = saved.profile_schema() if profile else saved.verification_schema() if verification else saved.schema()
-    print(json.dumps(made, indent=2))
+    kinds = {
+        "--profile": (profile, saved.profile_schema),
+        "--verification": (verification, saved.verification_schema),
+        "--doctor": (doctor, saved.diagnosis_schema),
+    }
+    chosen = [name for name, (is_chosen, _) in kinds.items() if is_chosen]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)} exclude each other", "ask for one after the other")
+    print(json.dumps(kinds[chosen[0]][1]() if chosen else saved.schema(), indent=2))
 
 
 def profile(

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from loadtune.dataset.index import PairIndex
 from loadtune.engine.failures import classify_exception
 from loadtune.measure.accelerator import Accelerator, count_bytes, count_samples, count_tensors
+from loadtune.measure.cuda_check import check_cuda
 from loadtune.measure.leg import (
     Payload,
     build_leg,
@@ -37,6 +38,7 @@ from loadtune.records.measurement import BadSample
 from loadtune.records.messages import (
     CacheRead,
     CacheTask,
+    CudaCheckTask,
     CudaInfo,
     DeviceInUse,
     Event,
@@ -127,6 +129,9 @@ def do(
         return
     if isinstance(task, CacheTask):
         tell(_read_files(task, payload))
+        return
+    if isinstance(task, CudaCheckTask):
+        tell(check_cuda(lambda uuid: tell(DeviceInUse(uuid=uuid))))
         return
     if task.spec.cache == "cold" and task.sources.index_path is not None:
         forget_files(task.sources.index_path, task.spec.order_seed, task.spec.first_sample)

@@ -1,9 +1,10 @@
-"""What is wrong with this machine for measuring? Limits and counters in, two-line warnings out: pure.
+"""What is wrong with this machine for measuring? Limits and counters in, a hazard or None out: pure.
 
-Each warning is "what, with its number" and below it the hint. Limits that make trials impossible are the engine's.
+A report shows each as two lines, `loadtune doctor` as found, why and fix. Limits that make trials impossible are the
+engine's.
 """
 
-from collections.abc import Iterator
+from typing import NamedTuple
 
 from loadtune.records.resources import HostLimits
 
@@ -55,10 +56,23 @@ NETWORK_FILE_SYSTEMS = frozenset(
 """Types by the kernel's name whose reads leave the machine (or, for virtiofs and 9p, the guest)."""
 
 
+class Hazard(NamedTuple):
+    """Something that is wrong."""
+
+    found: str
+    """What, with its number."""
+    why: str
+    """What it does to a training or to the measuring."""
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.found}: {self.why}\n{self.fix}"
+
+
 def find_hazards(
     limits: HostLimits, *, foreign_cores: float | None, swap_used_bytes: int | None, file_system: str | None
 ) -> tuple[str, ...]:
-    """Return what is wrong, each as "what" and a hint on the next line.
+    """Return what is wrong, each as "what: why" and a hint on the next line.
 
     Args:
         limits: What this process may use.
@@ -66,58 +80,94 @@ def find_hazards(
         swap_used_bytes: Swap in use on the machine; None: not known.
         file_system: Type of the data set's file system; None: not known.
     """
-    return (
-        *_memory_hazards(limits, swap_used_bytes),
-        *_cpu_hazards(limits, foreign_cores),
-        *_file_hazards(limits, file_system),
+    found = (
+        judge_shared_memory(limits),
+        judge_oom_group(limits),
+        judge_swap(swap_used_bytes),
+        judge_quota(limits),
+        judge_foreign_load(limits, foreign_cores),
+        judge_open_files(limits),
+        judge_file_system(file_system),
+    )
+    return tuple(str(hazard) for hazard in found if hazard is not None)
+
+
+def judge_shared_memory(limits: HostLimits) -> Hazard | None:
+    """Say whether /dev/shm is too small for what workers hand over."""
+    if limits.shm_total_bytes is None or limits.shm_total_bytes >= SHM_MIN_BYTES:
+        return None
+    return Hazard(
+        f"/dev/shm holds only {_mib(limits.shm_total_bytes)}",
+        "batches of several workers may not fit",
+        "start the container with --shm-size=8g (Kubernetes: an emptyDir of medium Memory on /dev/shm)",
     )
 
 
-def _memory_hazards(limits: HostLimits, swap_used_bytes: int | None) -> Iterator[str]:
-    if limits.shm_total_bytes is not None and limits.shm_total_bytes < SHM_MIN_BYTES:
-        yield (
-            f"/dev/shm holds only {_mib(limits.shm_total_bytes)}: batches of several workers may not fit\n"
-            "start the container with --shm-size=8g (Kubernetes: an emptyDir of medium Memory on /dev/shm)"
-        )
-    if limits.memory_oom_group:
-        yield (
-            "memory.oom.group is set: one out-of-memory kill ends the whole container, this program included\n"
-            "trials are ended at 80 % of the memory limit; raise the limit to measure larger settings"
-        )
-    if swap_used_bytes is not None and swap_used_bytes > SWAP_USED_MAX_BYTES:
-        yield (
-            f"{_mib(swap_used_bytes)} of swap are in use: memory was short, and pages may come back slowly\n"
-            "end what needs the memory, or switch swap off while measuring (sudo swapoff -a)"
-        )
+def judge_oom_group(limits: HostLimits) -> Hazard | None:
+    """Say whether a trial that runs out of memory takes everything with it."""
+    if not limits.memory_oom_group:
+        return None
+    return Hazard(
+        "memory.oom.group is set",
+        "one out-of-memory kill ends the whole container, this program included",
+        "trials are ended at 80 % of the memory limit; raise the limit to measure larger settings",
+    )
 
 
-def _cpu_hazards(limits: HostLimits, foreign_cores: float | None) -> Iterator[str]:
+def judge_swap(swap_used_bytes: int | None) -> Hazard | None:
+    """Say whether memory was short."""
+    if swap_used_bytes is None or swap_used_bytes <= SWAP_USED_MAX_BYTES:
+        return None
+    return Hazard(
+        f"{_mib(swap_used_bytes)} of swap are in use",
+        "memory was short, and pages may come back slowly",
+        "end what needs the memory, or switch swap off while measuring (sudo swapoff -a)",
+    )
+
+
+def judge_quota(limits: HostLimits) -> Hazard | None:
+    """Say whether a quota allows less than the CPUs that can be seen."""
+    if limits.quota_cores is None or limits.quota_cores >= limits.affinity_cores - QUOTA_SLACK_CORES:
+        return None
+    return Hazard(
+        f"a CPU quota of {limits.quota_cores:.3g} cores is set, though {limits.affinity_cores} CPUs can be seen",
+        "more workers than the quota are held back in turns",
+        "start the training under the same quota",
+    )
+
+
+def judge_foreign_load(limits: HostLimits, foreign_cores: float | None) -> Hazard | None:
+    """Say whether others leave less than may be used: under a quota, the rest of the CPUs is theirs to take."""
     ours = limits.usable_cores * limits.ranks_per_node
-    if limits.quota_cores is not None and limits.quota_cores < limits.affinity_cores - QUOTA_SLACK_CORES:
-        yield (
-            f"a CPU quota of {limits.quota_cores:.3g} cores is set, though {limits.affinity_cores} CPUs can be seen\n"
-            "more workers than the quota are held back in turns; start the training under the same quota"
-        )
-    # Under a quota, others harm only where they leave less than the quota of the CPUs that we may run on.
-    left_over = None if foreign_cores is None else limits.affinity_cores - foreign_cores
-    if left_over is not None and left_over < (1 - FOREIGN_SHARE_MAX) * ours:
-        yield (
-            f"other programs keep {foreign_cores:.1f} of {limits.affinity_cores} cores busy\n"
-            "end them, or take the answer for a machine that is as busy as now"
-        )
+    if foreign_cores is None or limits.affinity_cores - foreign_cores >= (1 - FOREIGN_SHARE_MAX) * ours:
+        return None
+    return Hazard(
+        f"other programs keep {foreign_cores:.1f} of {limits.affinity_cores} cores busy",
+        "what is measured is what they leave",
+        "end them, or take the answer for a machine that is as busy as now",
+    )
 
 
-def _file_hazards(limits: HostLimits, file_system: str | None) -> Iterator[str]:
-    if limits.open_files_limit is not None and limits.open_files_limit <= OPEN_FILES_MIN:
-        yield (
-            f"only {limits.open_files_limit} open files are allowed: each tensor that a worker hands over is one\n"
-            "raise it in the shell with `ulimit -n 4096`"
-        )
-    if file_system in NETWORK_FILE_SYSTEMS:
-        yield (
-            f"the data set is on a network file system ({file_system}): its speed varies with what others do\n"
-            "copy the data to a local disk, or probe again at another time before relying on the answer"
-        )
+def judge_open_files(limits: HostLimits) -> Hazard | None:
+    """Say whether the limit on open files is one that batches in flight may reach."""
+    if limits.open_files_limit is None or limits.open_files_limit > OPEN_FILES_MIN:
+        return None
+    return Hazard(
+        f"only {limits.open_files_limit} open files are allowed",
+        "each tensor that a worker hands over is one",
+        "raise it in the shell with `ulimit -n 4096`",
+    )
+
+
+def judge_file_system(file_system: str | None) -> Hazard | None:
+    """Say whether the data come over a network."""
+    if file_system not in NETWORK_FILE_SYSTEMS:
+        return None
+    return Hazard(
+        f"the data set is on a network file system ({file_system})",
+        "its speed varies with what others do",
+        "copy the data to a local disk, or probe again at another time before relying on the answer",
+    )
 
 
 def _mib(count: int) -> str:

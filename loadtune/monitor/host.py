@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtune.monitor.cgroup import find_groups, read_throttling
-from loadtune.monitor.procfs import find_mount, parse_counters, parse_cpu_times, parse_mountinfo
+from loadtune.monitor.procfs import Mount, find_mount, parse_counters, parse_cpu_times, parse_mountinfo
 from loadtune.monitor.tree import TreeReader, TreeReading
 from loadtune.records.resources import HostLimits
 
@@ -191,13 +191,18 @@ def read_foreign_cores(
     return max(0.0, after - before - own_s) / (ended_s - started_s)
 
 
+def find_data_mount(path: str, *, root: Path = Path("/")) -> Mount | None:
+    """Return the mount that holds a path; None where /proc does not tell. Names that are not UTF-8 are names too."""
+    try:
+        mounts = parse_mountinfo((root / "proc/self/mountinfo").read_text("utf-8", "surrogateescape"))
+    except OSError:
+        return None
+    return find_mount(os.path.realpath(path), mounts)
+
+
 def find_file_system(path: str, *, root: Path = Path("/")) -> str | None:
     """Return the type of the file system that holds a path; None where /proc does not tell."""
-    try:
-        mounts = parse_mountinfo((root / "proc/self/mountinfo").read_text("utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return None
-    mount = find_mount(os.path.realpath(path), mounts)
+    mount = find_data_mount(path, root=root)
     return None if mount is None else mount.file_system
 
 

@@ -135,14 +135,18 @@ class Mount:
     """Type by the kernel's name: ext4, nfs4, overlay, fuse.sshfs ..."""
     options: frozenset[str]
     """Options of the file system itself; for a cgroup v1, its controllers."""
+    device: str
+    """Number of its block device, `8:1`; of a file system without one, the kernel makes one up with major 0."""
+    source: str
+    """What was mounted: `/dev/sda1`, `server:/export`, or a word."""
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
     r"""Read /proc/<pid>/mountinfo: blanks in a path are octal (`\040`), and optional fields end with a dash.
 
     >>> mounts = parse_mountinfo("31 23 0:28 / /mnt/my\\040data rw,noatime shared:5 - nfs4 server:/x rw,vers=4.2\n")
-    >>> mounts[0].mount_point, mounts[0].file_system
-    ('/mnt/my data', 'nfs4')
+    >>> mounts[0].mount_point, mounts[0].file_system, mounts[0].device, mounts[0].source
+    ('/mnt/my data', 'nfs4', '0:28', 'server:/x')
     """
     mounts = []
     for line in text.splitlines():
@@ -150,7 +154,8 @@ def parse_mountinfo(text: str) -> list[Mount]:
         fields, tail = left.split(" "), right.split(" ")
         if dash and len(fields) >= 6:
             options = frozenset(tail[-1].split(","))
-            mounts.append(Mount(_unescape(fields[3]), _unescape(fields[4]), tail[0], options))
+            source = _unescape(tail[1]) if len(tail) > 1 else ""
+            mounts.append(Mount(_unescape(fields[3]), _unescape(fields[4]), tail[0], options, fields[2], source))
     return mounts
 
 

@@ -55,7 +55,11 @@ class SideTask(Record, frozen=True, kw_only=True, tag="side"):
     ] = False
 
 
-Task = InspectTask | CacheTask | TrialTask | SideTask
+class CudaCheckTask(Record, frozen=True, kw_only=True, tag="cuda_check"):
+    """Try every CUDA device that this process may use: a computation, and copies both ways."""
+
+
+Task = InspectTask | CacheTask | TrialTask | SideTask | CudaCheckTask
 
 
 class CudaInfo(Record, frozen=True, kw_only=True):
@@ -140,7 +144,33 @@ class Failed(Record, frozen=True, kw_only=True, tag="failed"):
     hint: str | None = None
 
 
-Event = Inspected | CacheRead | Phase | DeviceInUse | StepsDone | Measured | Failed
+class CopyRates(Record, frozen=True, kw_only=True):
+    """How fast a device is fed over its bus."""
+
+    pinned_to_device_bytes_per_s: Annotated[float, Meta(description="From pinned host memory.")]
+    pageable_to_device_bytes_per_s: Annotated[float, Meta(description="From ordinary host memory.")]
+    pinned_to_host_bytes_per_s: Annotated[float, Meta(description="Back into pinned host memory.")]
+
+
+class CudaDevice(Record, frozen=True, kw_only=True):
+    """One CUDA device, tried."""
+
+    index: Annotated[int, Meta(ge=0, description="CUDA's, after CUDA_VISIBLE_DEVICES.")]
+    name: str
+    uuid: str
+    failure: Annotated[str | None, Meta(description="Why a small computation failed on it; None: it ran.")] = None
+    copies: CopyRates | None = None
+    copies_reason: Annotated[str | None, Meta(description="Why copies is None.")] = None
+
+
+class CudaChecked(Record, frozen=True, kw_only=True, tag="cuda_checked"):
+    """What came of trying CUDA."""
+
+    devices: tuple[CudaDevice, ...] = ()
+    reason: Annotated[str | None, Meta(description="Why there are no devices.")] = None
+
+
+Event = Inspected | CacheRead | CudaChecked | Phase | DeviceInUse | StepsDone | Measured | Failed
 
 
 class Start(Record, frozen=True, kw_only=True, tag="start"):

@@ -8,6 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from loadtune.errors import OutputError
+from loadtune.records.diagnosis import DIAGNOSIS_SCHEMA_VERSION, Diagnosis
 from loadtune.records.profile import PROFILE_SCHEMA_VERSION, ReplayProfile
 from loadtune.records.report import SCHEMA_VERSION, Report
 from loadtune.records.verification import VERIFICATION_SCHEMA_VERSION, Verification
@@ -48,8 +49,8 @@ _VERIFICATION = _Format(
 )
 
 
-def encode_report(report: Saved) -> bytes:
-    r"""Return a report or verification as JSON in UTF-8, the same bytes for the same record.
+def encode_report(report: Saved | Diagnosis) -> bytes:
+    r"""Return a report, verification or diagnosis as JSON in UTF-8, the same bytes for the same record.
 
     Lone surrogates (file names that are not UTF-8) are written in letters, as `\udcff`: most readers refuse a
     raw one.
@@ -200,6 +201,11 @@ def schema() -> dict[str, Any]:
 def verification_schema() -> dict[str, Any]:
     """Return the JSON Schema of `verification.json`."""
     return _describe_schema(Verification, {"title": "loadtune verification", "version": VERIFICATION_SCHEMA_VERSION})
+
+
+def diagnosis_schema() -> dict[str, Any]:
+    """Return the JSON Schema of what `loadtune doctor --json` prints."""
+    return _describe_schema(Diagnosis, {"title": "loadtune diagnosis", "version": DIAGNOSIS_SCHEMA_VERSION})
 
 
 def profile_schema() -> dict[str, Any]:

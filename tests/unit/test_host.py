@@ -11,6 +11,7 @@ from loadtune.monitor.host import (
     MachineReader,
     MachineReading,
     TreeReader,
+    find_data_mount,
     find_file_system,
     read_foreign_cores,
     read_limits,
@@ -202,6 +203,14 @@ def test_file_system_is_that_of_the_longest_mount_point(root):
     found = [find_file_system(f"/mnt/my data{tail}", root=root.folder) for tail in ("", "/x", "/fast/x", "base")]
     assert found == ["nfs4", "nfs4", "xfs", "ext4"]
     assert find_file_system("/x", root=root.folder / "nowhere") is None
+
+
+def test_a_mount_whose_name_is_not_utf8_is_found(root):
+    """By the same letters that Python gives the bytes of a path; its device and source come with it."""
+    mounts = b"1 0 0:1 / / rw - ext4 a rw\n2 1 8:1 / /mnt/\xff rw - xfs /dev/sda1 rw\n"
+    (root.folder / "proc/self/mountinfo").write_bytes(mounts)
+    mount = find_data_mount(os.fsdecode(b"/mnt/\xff/x"), root=root.folder)
+    assert (mount.file_system, mount.device, mount.source) == ("xfs", "8:1", "/dev/sda1")
 
 
 def test_unknown_cpu_has_no_name():
