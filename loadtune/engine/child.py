@@ -87,14 +87,8 @@ def run(task: Task, events_fd: int, control_fd: int) -> int:
 
     try:
         try:
-            do(
-                task,
-                read_payload(task.sources),
-                tell,
-                note_accelerator,
-                lambda: _wait_for_parent(control_fd),
-                started_s,
-            )
+            payload = Payload() if isinstance(task, CudaCheckTask) else read_payload(task.sources)
+            do(task, payload, tell, note_accelerator, lambda: _wait_for_parent(control_fd), started_s)
         finally:
             # DataLoader's handler raises wherever the main thread is when a worker dies: not in what follows.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
