@@ -22,7 +22,7 @@ class Expectations:
 
     Attributes:
         predicted: What was expected of each setting just before it was measured, in samples a second.
-        pruned: Why a setting was not measured.
+        pruned: What was expected of a setting that was left out, and why it was.
     """
 
     ledger: Ledger
@@ -31,7 +31,7 @@ class Expectations:
     _models: dict[tuple[int, int], Pipeline | None] = field(default_factory=dict)
     """By results so far and batch size: the same question is asked for every setting of the ladder."""
     predicted: dict[Settings, float] = field(default_factory=dict)
-    pruned: dict[Settings, str] = field(default_factory=dict)
+    pruned: dict[Settings, tuple[float, str]] = field(default_factory=dict)
 
     def model(self, batch_size: int) -> Pipeline | None:
         """Return the model; None until a worker's cost is known."""
@@ -105,7 +105,7 @@ class Expectations:
         """Keep that a setting was left out, and why."""
         expected = self.rate_per_s(settings.num_workers, settings.batch_size)
         if expected is not None and settings not in self.predicted:
-            self.pruned[settings] = f"expected at {expected / best_rate:.0%} of the best"
+            self.pruned[settings] = expected, f"expected at {expected / best_rate:.0%} of the best"
 
     def _point(self, num_workers: int, batch_size: int) -> Settings:
         return with_axes(self.baseline, num_workers, batch_size)

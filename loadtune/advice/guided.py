@@ -124,7 +124,11 @@ class GuidedSearch:
             settings_count=count,
             grid_s=self._ledger.grid_s(count),
             expectations=tuple(
-                Expectation(settings=each, expected_rate_per_s=told.predicted.get(each), left_out=told.pruned.get(each))
+                Expectation(
+                    settings=each,
+                    expected_rate_per_s=told.predicted.get(each, told.pruned.get(each, (None, None))[0]),
+                    left_out=told.pruned.get(each, (None, None))[1],
+                )
                 for each in known
             ),
         )
@@ -194,7 +198,7 @@ class GuidedSearch:
         floor = max((count for count in rates if count < cheapest), default=-1)
         between = [count for count in open_counts if floor < count < cheapest]
         hopeful = [count for count in between if self._is_hopeful(count, rates[best], best, batch_size)]
-        for count in set(between) - set(hopeful):
+        for count in sorted(set(between) - set(hopeful)):
             self.expectations.prune(self._point(count, batch_size), rates[best])
         expected = {count: self.expectations.rate_per_s(count, batch_size) or 0.0 for count in hopeful}
         ties = [count for count in hopeful if expected[count] >= TIE_RATIO * rates[best]]

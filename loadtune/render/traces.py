@@ -94,9 +94,9 @@ def compute_traces(report: Report) -> Traces | None:
 def _find_scales(report: Report, watched: Sequence[TrialResult]) -> _Scales:
     """Return the upper edges that all trials share, so that their heights can be compared."""
     samples = [sample for trial in watched if trial.trace is not None for sample in trial.trace.host]
-    busiest = max((sample.worker_cores or 0.0) + (sample.main_cores or 0.0) for sample in samples)
     memory_bytes = max((sample.memory_bytes or 0 for sample in samples), default=0)
-    return _Scales(max(1.0, math.ceil(max(busiest, report.environment.limits.usable_cores))), max(1, memory_bytes))
+    # A process that is first seen brings all that it used until then, which looks like more cores than there are.
+    return _Scales(max(1.0, math.ceil(report.environment.limits.usable_cores)), max(1, memory_bytes))
 
 
 def _view(report: Report, trial: TrialResult, word: str, scales: _Scales, points: int) -> TraceView:
