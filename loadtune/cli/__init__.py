@@ -12,6 +12,7 @@ import typer
 
 from loadtune.cli.file_commands import profile, report, schema
 from loadtune.cli.probe_command import probe
+from loadtune.cli.schedule_command import schedule
 from loadtune.cli.verify_command import verify
 from loadtune.errors import LoadtuneError
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH},
 )
-for command in (probe, verify, report, schema, profile):
+for command in (probe, verify, report, schema, profile, schedule):
     app.command()(command)
 
 
