@@ -55,12 +55,13 @@ class SampleCounter(LRScheduler):
         self._check()
 
     def _check(self) -> None:
-        for name in ("batch_size", "accumulation_steps", "world_size", "samples_per_epoch"):
-            value = getattr(self, name)
-            if not ((name == "samples_per_epoch" and value is None) or (isinstance(value, int) and value >= 1)):
-                raise UsageError(f"{name}={value} counts nothing", f"give {name} a positive whole number")
-        if self.samples_seen < 0:
-            raise UsageError(f"samples_seen={self.samples_seen} is negative", "give the samples of the run so far")
+        self.batch_size = _read_count("batch_size", self.batch_size)
+        self.accumulation_steps = _read_count("accumulation_steps", self.accumulation_steps)
+        self.world_size = _read_count("world_size", self.world_size)
+        self.samples_seen = _read_count("samples_seen", self.samples_seen, least=0)
+        if self.samples_per_epoch is not None:
+            self.samples_per_epoch = _read_count("samples_per_epoch", self.samples_per_epoch)
+        self.rate_factor = float(self.rate_factor)
         if not 0 < self.rate_factor < float("inf"):
             raise UsageError(f"rate_factor={self.rate_factor} is no factor", "give a positive number")
 
@@ -162,7 +163,8 @@ class SampleCounter(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the state was saved: samples seen, batch, factor and curves are restored, and the rates set.
 
-        The rates are not set where the saved scheduler waited for its turn in a SequentialLR.
+        To go on with another batch than the saved run's, call `change_batch_size` after loading. The rates are not set
+        where the saved scheduler waited for its turn in a SequentialLR.
 
         Raises:
             UsageError: The state is that of another number of parameter groups, or of another kind of scheduler.
@@ -213,11 +215,6 @@ class SamplesLR(SampleCounter):
         if self._step_count > 0:
             self._count(samples)
         super().step()
-
-    def _update_lr(self, epoch: int | None = None) -> None:
-        if epoch is not None:  # SequentialLR lets its next scheduler begin so
-            self.samples_seen = epoch * self.samples_per_step
-        super()._update_lr(epoch)
 
 
 class PlateauLR(SampleCounter, ReduceLROnPlateau):
@@ -294,6 +291,17 @@ def one_for_each(values: Sequence[T], optimizer: Optimizer, name: str) -> Sequen
     if len(values) not in {1, groups}:
         raise UsageError(f"{len(values)} {name} for {groups} parameter groups", "give one for all, or one for each")
     return list(values) * groups if len(values) == 1 else values
+
+
+def _read_count(name: str, value: Any, *, least: int = 1) -> int:
+    """Return a whole number as a plain int: numpy's would not get through `torch.load(weights_only=True)`."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = least - 1
+    if count < least:
+        raise UsageError(f"{name}={value} counts nothing", f"give {name} a whole number of at least {least}")
+    return count
 
 
 def _copy(rate: Any) -> Any:

@@ -1,6 +1,6 @@
 """Which schedule does one of torch's own schedulers follow?
 
-Its constants are read, as torch 2.11 to 2.14 keep them, and become a curve in samples; the `Unit` says how often it was
+Its constants are read, as torch 2.14 keeps them, and become a curve in samples; the `Unit` says how often it was
 stepped. A scheduler that cannot be read exactly is refused with the reason, never guessed.
 """
 

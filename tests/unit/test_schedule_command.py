@@ -230,6 +230,16 @@ def test_a_warm_up_of_a_plateau_is_its_curve():
     assert plan.warnings == ()
 
 
+def test_a_warm_up_added_to_a_plateau_begins_at_the_old_rate():
+    """Its curve alone rises; what the metrics do is not touched."""
+    given = {"rate": 0.1, "epoch_count": 9, "samples_per_epoch": 100, "batch_size": 10, "new_batch_size": 40}
+    old, new = compute_plan(Plateau(patience=2), **given, added_warm_up=3).sides
+    assert old.schedule == Plateau(patience=2)
+    assert new.schedule.patience == 2
+    assert new.schedule.curve.ratio_at(0) == 0.25
+    assert new.schedule.curve.ratio_at(300) == 1.0
+
+
 def test_a_step_longer_than_an_epoch_is_told():
     """The schedule still counts samples, but hardly any steps are left."""
     plan = make_poly(new_batch_size=2048)

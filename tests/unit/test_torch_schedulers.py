@@ -298,6 +298,17 @@ def test_plateau_reduces_as_torchs_does(before, after, options):
     assert (ours.num_bad_epochs, ours.cooldown_counter) == (scheduler.num_bad_epochs, scheduler.cooldown_counter)
 
 
+def test_plateau_leaves_out_what_torchs_leaves_out():
+    """`eps` is absolute: 0.025 to 0.0125 is less than 0.02, and for the second group every change is."""
+    scheduler, twin = (ReduceLROnPlateau(make_optimizer(), factor=0.5, patience=0, eps=0.02) for _ in range(2))
+    ours = anneal(twin.optimizer, twin, batch_size=12)
+    for _ in range(6):
+        scheduler.step(1.0)
+        ours.step(1.0)
+    assert rates_of(scheduler.optimizer) == [0.025, 0.013]
+    assert rates_of(ours.optimizer) == pytest.approx([0.025, 0.013], **CLOSE)
+
+
 def test_our_own_plateau_is_not_read_as_torchs():
     """A subclass may do something else, and ours does."""
     optimizer = make_optimizer()
