@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from loadtune.options import ProbeOptions
     from loadtune.recommending import probe, recommend
     from loadtune.records.report import Report
+    from loadtune.schedule.anneal import anneal
 
-__all__ = ["Advice", "LoadtuneError", "ProbeOptions", "Report", "__version__", "probe", "recommend"]
+__all__ = ["Advice", "LoadtuneError", "ProbeOptions", "Report", "__version__", "anneal", "probe", "recommend"]
 
 _HOMES = {
     "Advice": "loadtune.advised",
     "ProbeOptions": "loadtune.options",
     "Report": "loadtune.records.report",
+    "anneal": "loadtune.schedule.anneal",
     "probe": "loadtune.recommending",
     "recommend": "loadtune.recommending",
 }

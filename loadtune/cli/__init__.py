@@ -13,6 +13,7 @@ import typer
 from loadtune.cli.doctor_command import doctor
 from loadtune.cli.file_commands import profile, report, schema
 from loadtune.cli.probe_command import probe
+from loadtune.cli.schedule_command import schedule
 from loadtune.cli.verify_command import verify
 from loadtune.errors import LoadtuneError
 
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH},
 )
-for command in (probe, verify, doctor, report, schema, profile):
+for command in (probe, verify, doctor, report, schedule, schema, profile):
     app.command()(command)
 
 

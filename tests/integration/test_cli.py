@@ -239,7 +239,7 @@ def test_public_names_are_these() -> None:
     import loadtune as package
 
     assert sorted(package.__all__) == [
-        "Advice", "LoadtuneError", "ProbeOptions", "Report", "__version__", "probe", "recommend",
+        "Advice", "LoadtuneError", "ProbeOptions", "Report", "__version__", "anneal", "probe", "recommend",
     ]  # fmt: skip
     assert all(hasattr(package, name) for name in package.__all__)
 
