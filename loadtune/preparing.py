@@ -30,7 +30,7 @@ from loadtune.planning import Plan, make_plan, wanted_cuda, workload_to_look_at
 from loadtune.records.measurement import Cause, Duel, TrialResult
 from loadtune.records.messages import CacheTask, Inspected, InspectTask, Sources
 from loadtune.records.report import Ceilings, DatasetSummary, Report, Request
-from loadtune.records.resources import Environment
+from loadtune.records.resources import Environment, Reading
 from loadtune.records.settings import CacheState
 from loadtune.render.progress import Progress
 from loadtune.render.words import format_device
@@ -79,6 +79,7 @@ class Probe:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     samples_used: int = 0
+    readings: tuple[Reading, ...] = ()
 
     def spent_s(self) -> float:
         """Seconds since the budget began to run."""
@@ -104,6 +105,7 @@ class Probe:
             ceilings=Ceilings() if conclusion is None else conclusion.ceilings,
             findings=() if conclusion is None else conclusion.findings,
             recommendation=None if conclusion is None else conclusion.recommendation,
+            readings=self.readings,
             search_notes=self.notes,
             warnings=self.warnings,
             seconds_spent=self.spent_s(),

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from loadtune.records.measurement import Duel, TrialResult
 from loadtune.records.record import Record
-from loadtune.records.resources import Environment
+from loadtune.records.resources import Environment, Reading
 from loadtune.records.settings import DeviceChoice, Settings, WorkloadSpec
 
 SCHEMA_VERSION = 1
@@ -198,6 +198,9 @@ class Report(Record, frozen=True, kw_only=True):
     ceilings: Ceilings = Ceilings()
     findings: tuple[Finding, ...] = ()
     recommendation: Recommendation | None = None
+    readings: Annotated[
+        tuple[Reading, ...], Meta(description="Sources of readings: which are there; empty: not looked at.")
+    ] = ()
     warnings: Annotated[tuple[str, ...], Meta(description="Whole-probe warnings, one or two lines each.")] = ()
     search_notes: Annotated[tuple[str, ...], Meta(description="What the search did and why it stopped.")] = ()
     seconds_spent: float = 0.0

@@ -23,6 +23,7 @@ from loadtune.render.commands import compose_command
 from loadtune.render.drawing import NARROW, WIDE, draw_duel, draw_throughput
 from loadtune.render.heat import compute_heat
 from loadtune.render.page import render_page
+from loadtune.render.readings import compose_missing
 from loadtune.render.tables import (
     EvidenceRow,
     compute_environment,
@@ -84,6 +85,7 @@ def _compute_context(report: Report) -> dict[str, Any]:
         "alternatives": compose_alternatives(report),
         "findings": [FindingView(finding, compute_evidence(finding)) for finding in report.findings],
         "trials": compute_trial_table(report),
+        "missing": compose_missing(report.readings),
         "steps": compute_step_rows(report),
         "heat": compute_heat(report),
         "traces": compute_traces(report),
