@@ -23,7 +23,7 @@ PINNING = "in pin memory thread"
 
 _LIBRARY_OUT_OF_MEMORY = re.compile(
     # What torch raises as a plain RuntimeError, from the workspace of a library or from TorchScript.
-    r"CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_ALLOC_FAILED|CUDA out of memory|CUDA error: out of memory"
+    r"CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_ALLOC_FAILED|CUDA out of memory"
 )
 
 

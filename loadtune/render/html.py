@@ -21,6 +21,7 @@ from loadtune.render.answer import (
 from loadtune.render.charts import compute_duel_chart, compute_throughput_chart
 from loadtune.render.commands import compose_command
 from loadtune.render.drawing import NARROW, WIDE, draw_duel, draw_throughput
+from loadtune.render.gpu import compose_gpu_use
 from loadtune.render.heat import compute_heat
 from loadtune.render.page import render_page
 from loadtune.render.readings import compose_missing
@@ -89,6 +90,7 @@ def _compute_context(report: Report) -> dict[str, Any]:
         "steps": compute_step_rows(report),
         "heat": compute_heat(report),
         "traces": compute_traces(report),
+        "gpu_use": compose_gpu_use(report),
         "environment": compute_environment(report.environment),
         "request": compute_request(report),
         "command": compose_command(report),

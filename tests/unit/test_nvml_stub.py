@@ -63,7 +63,9 @@ metric 5 20
 metric 10 45
 process {OWN_PID} 60
 """
-JITTERY = "ring -16 60 0.1666666667 100 100 100 0 0 0\n"
+RING_FROM_S = -15.95
+"""Between two readings, so that the newest sample is not taken at one: an unknown clock would show."""
+JITTERY = f"ring {RING_FROM_S} 60 0.1666666667 100 100 100 0 0 0\n"
 STEADY = "ring -16 60 0.1666666667 50\n"
 BOOT = f"stamps {START_S + BOOT_AHEAD_S}\n"
 NO_UTILISATION = "".join(
@@ -193,6 +195,8 @@ def test_every_reading_of_a_healthy_gpu_is_a_number(played):
     seen = played["jittery"]
     assert seen.trace.utilisation_mean_ratio == pytest.approx(0.5, abs=0.01)
     assert seen.trace.jitter_ratio == pytest.approx(0.5, abs=0.01)
+    places = [(sample.at_s - RING_FROM_S) * 6 for sample in seen.trace.gpu]
+    assert places == pytest.approx([round(place) for place in places], abs=0.01)
     use = seen.trace.gpu_use
     assert (use.energy_j, use.mean_power_w) == (pytest.approx(3000, rel=1e-3), pytest.approx(300, rel=1e-3))
     assert use.throttled == (Throttled(cause="power_cap", ratio=pytest.approx(0.4, rel=1e-3)),)

@@ -1,5 +1,6 @@
 """Which readings are there, and is it said what a missing one costs?"""
 
+from html import unescape
 from types import SimpleNamespace
 
 import msgspec
@@ -7,8 +8,10 @@ import pytest
 
 from loadtune.monitor.readings import COSTS, find_readings
 from loadtune.records.resources import GpuState, GpuUse, ResourceTrace, Unavailable
+from loadtune.render.html import render_html
 from loadtune.render.readings import compose_missing, compose_readings
-from tests.examples import environment
+from loadtune.render.terminal import answer_lines
+from tests.examples import environment, faster_report
 
 LIMITS = environment().limits
 SEEN = ResourceTrace(started_monotonic_s=0.0, pss_bytes=1, mean_foreign_cores=0.0, mean_steal_cores=0.0, oom_kills=0)
@@ -127,3 +130,17 @@ def test_a_missing_reading_is_told_with_its_cost_and_only_where_it_is_needed(roo
     )
     assert set(lines) < set(compose_readings(found))
     assert compose_missing(find_readings("cpu", LIMITS, driver("no driver"), None, SEEN, root=root)) == ()
+
+
+def test_a_report_says_what_is_missing_and_what_that_costs(root):
+    """In the terminal and on the page, in the same words; a saved report keeps them."""
+    found = find_readings("cuda", LIMITS, driver("no driver"), None, SEEN, root=root)
+    plain = faster_report()
+    told = msgspec.structs.replace(plain, readings=found)
+    assert msgspec.json.decode(msgspec.json.encode(told), type=type(told)) == told
+    for line in compose_missing(found):
+        assert line in " ".join(" ".join(answer_lines(told)).split())
+        assert line in unescape(render_html(told))
+    assert "readings that are missing" in answer_lines(told)
+    assert "readings that are missing" not in answer_lines(plain)
+    assert "Readings that are missing" not in render_html(plain)
