@@ -42,6 +42,7 @@ DISTRIBUTIONS = (
     "pytorch-lightning",
     "transformers",
     "nvidia-ml-py",
+    "amdsmi",
     "psutil",
     "msgspec",
 )

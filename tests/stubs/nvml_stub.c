@@ -14,8 +14,7 @@
  *   field NUMBER BASE PER_SECOND     a field value; any other is not supported
  *   metric NUMBER PERCENT            a performance metric; without any the gpu has none
  *
- * Everything but gpu and mig holds for all devices. With OLD_DRIVER defined, newer functions are missing.
- */
+ * Everything but gpu and mig holds for all devices. With OLD_DRIVER defined, newer functions are missing. */
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -45,7 +44,6 @@ static Process processes[MOST];
 static int device_count, answer_count, refusal_count, field_count, metric_count, process_count, ring_count;
 static double ring_from_s, ring_to_s, ring_step_s, ring_percent[MOST], stamps_s, now_s;
 static char driver[64];
-
 void stub_set_now(double seconds) { now_s = seconds; }
 
 static Fact read_fact(const char *line, int grows) {
