@@ -33,7 +33,7 @@ from loadtune.planning import Plan, make_plan, wanted_cuda, workload_to_look_at
 from loadtune.records.measurement import Cause, Duel, TrialResult
 from loadtune.records.messages import CacheTask, Inspected, InspectTask, Sources
 from loadtune.records.report import Ceilings, DatasetSummary, Report, Request, SearchSummary
-from loadtune.records.resources import Environment, HostLimits
+from loadtune.records.resources import Environment, HostLimits, Reading
 from loadtune.records.settings import CacheState
 from loadtune.render.progress import Progress
 from loadtune.render.words import format_device
@@ -90,6 +90,7 @@ class Probe:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     samples_used: int = 0
+    readings: tuple[Reading, ...] = ()
 
     def spent_s(self) -> float:
         """Seconds since the budget began to run."""
@@ -117,6 +118,7 @@ class Probe:
             recommendation=None if conclusion is None else conclusion.recommendation,
             facts=self.facts,
             search=self.search,
+            readings=self.readings,
             search_notes=self.notes,
             warnings=self.warnings,
             seconds_spent=self.spent_s(),

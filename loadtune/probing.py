@@ -24,6 +24,7 @@ from loadtune.errors import LoadtuneError, NothingMeasuredError, UsageError
 from loadtune.holding import Held
 from loadtune.monitor.environment import refuse_other_distribution, refuse_other_platforms
 from loadtune.monitor.nvml import Nvml
+from loadtune.monitor.readings import find_readings
 from loadtune.options import ProbeOptions
 from loadtune.payload import Homebound, find_homebound
 from loadtune.planning import make_search
@@ -31,6 +32,7 @@ from loadtune.preparing import Probe, Sink, Status, prepare
 from loadtune.ranks import MEASURED_RANKS_MAX, local_ranks, world_size
 from loadtune.records.measurement import Cause, TrialResult, TrialState
 from loadtune.records.report import Report
+from loadtune.records.resources import Reading
 from loadtune.records.settings import Settings, TrialSpec
 from loadtune.remembering import compute_facts, compute_key, recall, remember
 from loadtune.render.progress import Progress
@@ -85,7 +87,7 @@ def probe(options: ProbeOptions, sink: Sink, progress: Progress) -> Report:
             sink.finish(kept)
             return kept
         _refuse_to_keep_waiting(options.ranks)
-        report = _run(run)
+        report = _run(run, nvml)
         if key is not None:
             remember(key, report)
         return report
@@ -141,7 +143,7 @@ def _refuse_to_keep_waiting(ranks: int) -> None:
         )
 
 
-def _run(run: Probe) -> Report:
+def _run(run: Probe, nvml: Nvml) -> Report:
     """Screen, duel, conclude; an interrupt or a dead engine ends the measuring, not the report."""
     status: Status = "complete"
     stopped: LoadtuneError | None = None
@@ -160,12 +162,21 @@ def _run(run: Probe) -> Report:
         stopped = stopped or error
     if run.earlier.used:
         run.notes = (f"{run.earlier.used} trials are from the probe that this one went on with.", *run.notes)
+    run.readings = _look_at_readings(run, nvml)
     report = run.report(status, conclude(run.plan, run.trials, run.duels, choice, no_duel_reason))
     run.progress.stop()
     run.sink.finish(report)
     if stopped is not None and status != "interrupted":
         raise stopped
     return report
+
+
+def _look_at_readings(run: Probe, nvml: Nvml) -> tuple[Reading, ...]:
+    """Return which readings there were, by the last trial that was watched to its end."""
+    watched = [t for t in run.trials if t.measurement is not None and t.trace is not None and t.consume == "device"]
+    last = watched[-1] if watched else None
+    uuid = None if last is None or last.measurement is None else last.measurement.device_uuid
+    return find_readings(run.plan.device.kind, run.plan.limits, nvml, uuid, None if last is None else last.trace)
 
 
 def _measure(run: Probe) -> str:

@@ -3,8 +3,11 @@
 Rules like those of `rules`: a case in, a finding or None out.
 """
 
+import math
+
 from loadtune.advice.case import Case
 from loadtune.records.report import Evidence, Finding
+from loadtune.records.resources import ResourceTrace
 from loadtune.schedule.rescale import BATCH_NORM_BATCH_SIZE
 
 NOISY_SPREAD_RATIO = 0.1
@@ -12,6 +15,14 @@ NOISY_SPREAD_RATIO = 0.1
 SEVERE_SPREAD_RATIO = 0.25
 """Spread from which it is a warning."""
 SPREAD_SOURCE = "torch.utils.benchmark: IQR above 10 % is a warning, above 25 % unreliable"
+THERMAL_CAUSES = frozenset({"thermal"})
+THERMAL_REASONS = frozenset({"hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake", "throttled"})
+"""What holds a GPU's clocks down because of heat or a failing supply: by counter, and by what was active at a look. A
+power cap is left out: a loaded data-centre GPU runs at it."""
+THROTTLED_RATIO = 0.05
+"""Share of the time for which they may do so; the same 5 % as any other stall."""
+OTHER_SM_RATIO = 0.05
+"""Share of the time in which other processes may run kernels on the GPU before a trial is marked. Own choice."""
 FOREIGN_RATIO = 0.1
 """Share of the usable cores that others may take before a trial is marked as disturbed. Own choice."""
 CACHE_WORDS = {
@@ -79,6 +90,59 @@ def foreign_load(case: Case) -> Finding | None:
         detail=f"Up to {max(taken):.1f} of {case.limits.usable_cores:g} cores were taken by others.",
         action="Measure again on an idle machine, if the training will have it for itself.",
         evidence=(evidence,),
+    )
+
+
+def throttled_gpu(case: Case) -> Finding | None:
+    """Heat, or a failing supply, held the GPU's clocks down: its rates are those of a slower one."""
+    shares = [share for trial in case.trials if trial.trace is not None and (share := _held_down(trial.trace))]
+    if not shares or max(shares) <= THROTTLED_RATIO:
+        return None
+    worst = max(shares)
+    evidence = Evidence(name="throttled_ratio", value=worst, threshold=THROTTLED_RATIO, source="own choice")
+    return Finding(
+        rule="throttled-gpu",
+        severity="warning",
+        title=f"Heat or the power supply held the GPU's clocks down {worst:.0%} of the time",
+        detail="Its rates are those of a slower GPU, and differ from trial to trial as it warms up.",
+        action="Cool it better, or let it cool down, and measure again.",
+        evidence=(evidence,),
+    )
+
+
+def _held_down(trace: ResourceTrace) -> float | None:
+    """Return the share of the time with the clocks held down, by the counters or by looks while measuring."""
+    counted = [] if trace.gpu_use is None or trace.gpu_use.throttled is None else trace.gpu_use.throttled
+    ratio = sum(each.ratio for each in counted if each.cause in THERMAL_CAUSES)
+    begin_s, end_s = trace.measuring_s or (-math.inf, math.inf)
+    looks = [
+        not THERMAL_REASONS.isdisjoint(state.throttle_reasons)
+        for state in trace.gpu_states
+        if state.throttle_reasons is not None and begin_s <= state.at_s <= end_s
+    ]
+    return max(ratio, sum(looks) / len(looks)) if looks else ratio or None
+
+
+def shared_gpu(case: Case) -> Finding | None:
+    """Others computed on the GPU meanwhile: time and memory were not the trial's alone."""
+    uses = [trial.trace.gpu_use for trial in case.trials if trial.trace is not None and trial.trace.gpu_use is not None]
+    ratio = max((use.other_sm_ratio or 0.0 for use in uses), default=0.0)
+    processes = max((use.other_processes or 0 for use in uses), default=0)
+    if ratio <= OTHER_SM_RATIO and not processes:
+        return None
+    evidence = (
+        Evidence(name="other_processes", value=processes, threshold=0),
+        Evidence(name="other_sm_ratio", value=ratio, threshold=OTHER_SM_RATIO, source="own choice"),
+    )
+    is_busy = ratio > OTHER_SM_RATIO
+    told = f"They had a kernel running {ratio:.0%} of the time." if is_busy else "They hold a part of its memory."
+    return Finding(
+        rule="shared-gpu",
+        severity="warning" if is_busy else "info",
+        title="One other process is on the GPU" if processes == 1 else "Other processes are on the GPU",
+        detail=f"{told} GPU utilisation and memory are not the trial's alone.",
+        action="Measure again on a GPU of its own, if the training will have one." if is_busy else None,
+        evidence=evidence,
     )
 
 

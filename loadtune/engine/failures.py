@@ -30,11 +30,13 @@ _SHARED_MEMORY = re.compile(
 _OPEN_FILES = re.compile(r"Too many open files|received 0 items of ancdata", re.IGNORECASE)
 _WORKER = re.compile(r"DataLoader worker \(pid(\(s\))? .*(exited unexpectedly|is killed by signal)", re.DOTALL)
 _BAD_SAMPLES = re.compile(r"Caught TooManyBadSamplesError in DataLoader worker")
-_DEVICE_MEMORY = re.compile(
-    # What torch raises as a plain RuntimeError: from a kernel's launch, the pinning thread, or a library's workspace.
-    r"CUDA error: out of memory|CUDA out of memory|cudaErrorMemoryAllocation|CU(BLAS|DNN|SOLVER)_STATUS_ALLOC_FAILED"
+_HOST_MEMORY = re.compile(
+    # The thread that pins batches asks CUDA for the host's memory: "Caught AcceleratorError in pin memory thread for
+    # device 0. ... CUDA error: out of memory".
+    r"DefaultCPUAllocator: (can't|not enough) (allocate )?memory|Cannot allocate memory"
+    r"|in pin memory thread.*CUDA error: out of memory",
+    re.DOTALL,
 )
-_HOST_MEMORY = re.compile(r"DefaultCPUAllocator: (can't|not enough) (allocate )?memory|Cannot allocate memory")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ Everything that decides something stands in this file. The adapters (`cuda.py`, 
 calls only, so that what no machine at hand can run is short enough to be read beside PyTorch's documentation.
 """
 
+import copy
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -164,18 +165,29 @@ def intervals_s(steps: list[Step]) -> list[float]:
 def map_tensors(batch: Any, move: Any) -> Any:
     """Apply `move` to every tensor of a nested batch and keep the structure.
 
-    Dicts, lists, tuples and named tuples are walked, as DataLoader's own pin_memory does; an object with a `.to`
+    Mappings, lists, tuples and named tuples are walked, as DataLoader's own pin_memory does; an object with a `.to`
     method of its own is moved whole; anything else passes through.
     """
     if isinstance(batch, torch.Tensor) or hasattr(batch, "to"):
         return move(batch)
-    if isinstance(batch, dict):
-        return {key: map_tensors(value, move) for key, value in batch.items()}
+    if isinstance(batch, Mapping):
+        moved = {key: map_tensors(value, move) for key, value in batch.items()}
+        return moved if type(batch) is dict else _like(batch, moved)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(map_tensors(value, move) for value in batch))
     if isinstance(batch, (list, tuple)):
         return type(batch)(map_tensors(value, move) for value in batch)
     return batch
+
+
+def _like(batch: Mapping[Any, Any], moved: dict[Any, Any]) -> Any:
+    """Return a mapping of the batch's own class, as pin_memory does; a plain dict where that class cannot be copied."""
+    try:
+        clone: Any = copy.copy(batch)
+        clone.update(moved)
+    except (TypeError, AttributeError):
+        return moved
+    return clone
 
 
 def count_bytes(batch: Any) -> int:

@@ -53,6 +53,7 @@ DISTRIBUTIONS = (
     "transformers",
     "nvidia-ml-py",
     "pynvml",
+    "amdsmi",
     "psutil",
     "msgspec",
 )

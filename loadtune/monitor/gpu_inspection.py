@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from loadtune.monitor.nvml import MEMORY, POWER, SM_CLOCK, THROTTLE, UTILISATION, Answer, Code, GpuReader, Nvml, ask
+from loadtune.monitor.gpu import MEMORY, POWER, SM_CLOCK, THROTTLE, UTILISATION, Reader
+from loadtune.monitor.nvml import Nvml
+from loadtune.monitor.nvml_answer import Answer, Code, ask
 from loadtune.monitor.readings import COSTS
-from loadtune.records.resources import GpuInfo, Unavailable
-from loadtune.records.verification import Reading
+from loadtune.records.resources import GpuInfo, Reading, Unavailable
 
 NVIDIA_VENDOR, DISPLAY_CLASS = "0x10de", "0x03"
 """As /sys/bus/pci/devices/*/vendor and the first two digits of class give them: PCI-SIG's number and class code."""
@@ -155,7 +156,7 @@ class GpuInspector(Nvml):
             max_link=self._read_link(handle.value, "Max"),
         )
 
-    def _list_readings(self, handle: Any, reader: GpuReader) -> tuple[Reading, ...]:
+    def _list_readings(self, handle: Any, reader: Reader) -> tuple[Reading, ...]:
         missing = {item.reading: item.reason for item in reader.unavailable}
         found = [_describe(name, missing.get(field), cost, is_needed=True) for field, name, cost in READER_NAMES]
         found.append(_describe("performance metrics", reader.gpm_reason(), GPM_COST))

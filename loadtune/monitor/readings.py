@@ -1,17 +1,23 @@
-"""Which readings can be had on this machine, and what does it cost where one cannot?"""
+"""Which readings can be had on this machine, and what does it cost where one cannot?
+
+The answer, with its sentences, stands in reports and in what `loadtune verify` says.
+"""
 
 import os
 from pathlib import Path
 
 from loadtune.monitor.cgroup import find_groups
 from loadtune.monitor.nvml import Nvml
-from loadtune.records.resources import HostLimits, ResourceTrace
+from loadtune.records.resources import HostLimits, Reading, ResourceTrace
 from loadtune.records.settings import DeviceKind
-from loadtune.records.verification import Reading
 
 COSTS = {
     "GPU utilisation (NVML)": "jitter cannot be shown; how long the device waited comes from its own timeline",
     "GPU clocks, power and throttling (NVML)": "a GPU that slows down for heat or power is not noticed",
+    "GPU throttle counters (NVML)": "throttling between two looks, once a second, is not noticed",
+    "GPU energy (NVML)": "power is the mean of one look a second, and energy is not known",
+    "GPU link and bytes over PCIe (NVML)": "a link that runs slower than it could is not told from a slow copy",
+    "other processes on the GPU (NVML)": "a GPU that somebody else uses is not told from a slow setting",
     "GPU performance metrics (GPM)": "whether the GPU's units are busy within a kernel cannot be confirmed",
     "cgroup limits": "a container's CPU quota or memory limit is not seen before it strikes",
     "PSS": "memory is the resident size, which counts shared pages once a process",
@@ -75,6 +81,12 @@ def _find_missing(
     return {
         "GPU utilisation (NVML)": gpu or of_trace("utilisation_mean_ratio"),
         "GPU clocks, power and throttling (NVML)": gpu or _gpu_states_reason(trace, missing, unwatched),
+        "GPU throttle counters (NVML)": gpu or _gpu_use_reason(trace, missing, "throttled", unwatched),
+        "GPU energy (NVML)": gpu or _gpu_use_reason(trace, missing, "energy_j", unwatched),
+        "GPU link and bytes over PCIe (NVML)": gpu
+        or _gpu_use_reason(trace, missing, "pcie_generation", unwatched)
+        or _gpu_use_reason(trace, missing, "pcie_rx_bytes_per_s", unwatched),
+        "other processes on the GPU (NVML)": gpu or _gpu_use_reason(trace, missing, "other_processes", unwatched),
         "GPU performance metrics (GPM)": gpu or _gpm_reason(nvml, uuid),
         "cgroup limits": None if groups.memory or groups.cpu else "/proc/self/cgroup leads to no controller's files",
         "PSS": of_trace("pss_bytes"),
@@ -92,9 +104,21 @@ def _gpu_states_reason(trace: ResourceTrace | None, missing: dict[str, str], unw
     return None if trace.gpu_states else missing.get("gpu", "the driver gave none while a trial ran")
 
 
+def _gpu_use_reason(trace: ResourceTrace | None, missing: dict[str, str], field: str, unwatched: str) -> str | None:
+    if trace is None:
+        return unwatched
+    if trace.gpu_use is None:
+        return missing.get("gpu_use", "no GPU was read while a trial measured")
+    return None if getattr(trace.gpu_use, field) is not None else missing.get(f"gpu_use.{field}", "not read")
+
+
 def _gpm_reason(nvml: Nvml, uuid: str | None) -> str | None:
     reader = None if uuid is None else nvml.device(uuid)
-    return reader.gpm_reason() if reader is not None else nvml.refusal or "no trial named its GPU"
+    if reader is None:
+        return nvml.refusal or "no trial named its GPU"
+    reason = reader.gpm_reason()
+    reader.close()
+    return reason
 
 
 def _pressure_reason(root: Path) -> str | None:

@@ -10,20 +10,18 @@ import time
 from collections.abc import Callable, Sequence
 
 from loadtune.monitor import trace as tracing
+from loadtune.monitor.gpu_watch import GPU_INTERVAL_S, GpuWatch
 from loadtune.monitor.host import MachineReader, MachineReading, TreeReader, TreeReading
-from loadtune.monitor.nvml import UTILISATION, GpuReader, Nvml
+from loadtune.monitor.nvml import Nvml
 from loadtune.monitor.replayed import replayed_gpu_samples, with_replayed_gpu
 from loadtune.monitor.trace import HostPoint, HostSeries, Interval
-from loadtune.records.resources import GpuSample, GpuState, ResourceTrace, Unavailable
+from loadtune.records.resources import ResourceTrace, Unavailable
 
-__all__ = ["Sampler", "replayed_gpu_samples", "with_replayed_gpu"]
+__all__ = ["GPU_INTERVAL_S", "Sampler", "replayed_gpu_samples", "with_replayed_gpu"]
 
 INTERVAL_S = 0.1
 """Time between host readings. CPU time is counted in ticks of 10 ms, so a shorter one shows steps, not load; a longer
 one sees a memory limit being crossed later."""
-
-GPU_INTERVAL_S = 1.0
-"""Time between GPU readings. The driver keeps about 16 s of utilisation, so nothing is missed; power is a 1 s mean."""
 
 STOP_TIMEOUT_S = 5.0
 """How long `stop` waits for a reading in progress: a driver call on a dying GPU can hang for good."""
@@ -45,6 +43,7 @@ class Sampler:
         trees: Readers of the trees, made from root_pids unless given.
         machine: Reader of the machine, made unless given.
         clock: Monotonic seconds, the trace's clock.
+        shares_pids: Whether the GPU driver numbers processes as we do; None: it is found out.
 
     Raises:
         ValueError: interval_s is not positive.
@@ -59,10 +58,12 @@ class Sampler:
         trees: Sequence[TreeReader] | None = None,
         machine: MachineReader | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shares_pids: bool | None = None,
     ) -> None:
         if not interval_s > 0:
             raise ValueError(f"interval_s must be positive, not {interval_s}")
-        self._interval_s, self._clock, self._nvml = interval_s, clock, nvml
+        self._interval_s, self._clock = interval_s, clock
+        self._gpu = GpuWatch(nvml, clock, shares_pids=shares_pids)
         self._trees = [TreeReader(pid) for pid in root_pids] if trees is None else list(trees)
         self._machine = MachineReader() if machine is None else machine
         self._dropped: dict[str, str] = {}
@@ -72,11 +73,6 @@ class Sampler:
         self._peak_bytes: int | None = None
         self._pss_bytes: int | None = None
         self._measuring: Interval | None = None
-        self._uuid: str | None = None
-        self._gpu: GpuReader | None = None
-        self._next_gpu_s = float("-inf")
-        self._gpu_samples: list[tuple[float, float]] = []
-        self._gpu_states: list[GpuState] = []
         self._kills_before = self._machine.read_oom_kills()
         self._cpu_s = 0.0
         self._ending = threading.Event()
@@ -110,7 +106,7 @@ class Sampler:
         Args:
             uuid: As the trial process names it: "GPU-...", "MIG-...", or a GPU's bare UUID.
         """
-        self._uuid = uuid
+        self._gpu.use(uuid)
 
     def mark_measuring(self, start_monotonic_s: float, end_monotonic_s: float) -> None:
         """Say between which times the trial measured: the means cover only these. The last call counts."""
@@ -134,19 +130,21 @@ class Sampler:
             self._ending.set()
             if self._thread is not None:
                 self._thread.join(STOP_TIMEOUT_S)
-            if self._thread is None or not self._thread.is_alive():
-                self._next_gpu_s = float("-inf")
-                self.tick()
-                for tree in self._trees:
-                    tree.close()
+            has_ended = self._thread is None or not self._thread.is_alive()
+            if has_ended:
+                self.tick(is_last=True)
             else:  # the files stay open, for the thread may still read them
                 self._dropped["gpu"] = f"a reading did not return within {STOP_TIMEOUT_S:g} s: the driver hangs"
             self._trace = self._build()
+            if has_ended:
+                for tree in self._trees:
+                    tree.close()
+                self._gpu.close()
             self._machine.close()
         return self._trace
 
-    def tick(self) -> None:
-        """Read once. Called by the thread, and by `stop`."""
+    def tick(self, *, is_last: bool = False) -> None:
+        """Read once. Called by the thread, and by `stop`, which wants the GPU read whether or not it is time."""
         now_s = self._clock()
         readings = [reading for tree in self._trees if (reading := self._read_tree(tree)) is not None]
         tree = tracing.sum_trees(readings) if len(readings) == len(self._trees) else None
@@ -154,9 +152,8 @@ class Sampler:
             self._memory_bytes = tree.memory_bytes
             self._peak_bytes = max(self._peak_bytes or 0, tree.memory_bytes)
         self._series.add(HostPoint(now_s, tree, self._read_machine()))
-        if self._uuid is not None and now_s >= self._next_gpu_s:
-            self._next_gpu_s = now_s + GPU_INTERVAL_S
-            self._read_gpu(self._uuid)
+        own_pids = frozenset[int]().union(*(each.pids for each in self._trees))
+        self._gpu.tick(now_s, own_pids, len(self._trees), at_once=is_last)
 
     def _run(self) -> None:
         due_s = self._clock()
@@ -186,25 +183,6 @@ class Sampler:
                 self._dropped.setdefault(name, f"/proc/stat and its kin: {error}")
             return None
 
-    def _read_gpu(self, uuid: str) -> None:
-        if self._gpu is None or not self._gpu.uuid.endswith(uuid):
-            self._gpu = None if self._nvml is None else self._nvml.device(uuid)
-        if self._gpu is None:
-            return
-        self._gpu_samples += self._gpu.drain_utilisation()
-        state = self._gpu.read_state()
-        readings = (state.memory_bytes, state.power_w, state.sm_clock_mhz, state.throttle_reasons)
-        if any(reading is not None for reading in readings):
-            self._gpu_states.append(
-                GpuState(
-                    at_s=self._clock() - self._started_s,
-                    memory_bytes=state.memory_bytes,
-                    power_w=state.power_w,
-                    sm_clock_mhz=state.sm_clock_mhz,
-                    throttle_reasons=state.throttle_reasons,
-                )
-            )
-
     def _build(self) -> ResourceTrace:
         points = self._series.points()
         interval = tracing.clamp_interval(self._measuring, points)
@@ -222,7 +200,8 @@ class Sampler:
         )
         if why is not None:
             missing.setdefault("miss_ratio", self._io_reason() or why)
-        gpu = self._gpu_in_trace()
+        gpu = self._gpu.samples(self._started_s)
+        gpu_use, unused = self._gpu.use_within(self._measuring)
         start_s, end_s = self._measuring or (self._started_s, float("inf"))
         means["utilisation_mean_ratio"], means["jitter_ratio"] = tracing.summarise_utilisation(
             gpu, start_s - self._started_s, end_s - self._started_s
@@ -235,7 +214,8 @@ class Sampler:
             measuring_s=marked,
             host=tracing.compute_host_samples(points, self._started_s),
             gpu=tracing.thin(gpu, tracing.GPU_SAMPLES_MAX),
-            gpu_states=tracing.thin(self._gpu_states, tracing.POINTS_MAX),
+            gpu_states=tracing.thin(self._gpu.states(self._started_s), tracing.POINTS_MAX),
+            gpu_use=gpu_use,
             peak_memory_bytes=self._peak_bytes,
             pss_bytes=self._pss_bytes,
             mean_worker_cores=means["mean_worker_cores"],
@@ -247,13 +227,8 @@ class Sampler:
             jitter_ratio=means["jitter_ratio"],
             sampler_cores=self._cpu_s / watched_s if watched_s > 0 and self._cpu_s > 0 else None,
             oom_kills=kills,
-            unavailable=self._explain(figures, missing),
+            unavailable=self._explain(figures, missing, unused),
         )
-
-    def _gpu_in_trace(self) -> list[GpuSample]:
-        """Return the samples since the start, oldest first. The driver's ring also holds those of before."""
-        since_start = [(at_s - self._started_s, ratio) for at_s, ratio in self._gpu_samples if at_s >= self._started_s]
-        return [GpuSample(at_s=at_s, utilisation_ratio=ratio) for at_s, ratio in sorted(since_start)]
 
     def _count_oom_kills(self) -> int | None:
         """Return the larger growth of the machine's and our cgroup's counter: either may miss the trial's own kill."""
@@ -264,16 +239,18 @@ class Sampler:
         growth = [right - left for left, right in pairs if left is not None and right is not None]
         return max(growth, default=None)
 
-    def _explain(self, figures: dict[str, float | None], missing: dict[str, str]) -> tuple[Unavailable, ...]:
-        """Return a reason for each figure that is None, and for each series that is."""
+    def _explain(
+        self, figures: dict[str, float | None], missing: dict[str, str], unused: dict[str, str]
+    ) -> tuple[Unavailable, ...]:
+        """Return a reason for each figure that is None, for each series that is, and for each use of the GPU."""
         general = {
             "pss_bytes": "it was not asked for",
             "peak_memory_bytes": "no process is watched",
             "oom_kills": "neither /proc/vmstat nor the cgroup counts them",
             "mean_foreign_cores": self._machine.reasons.get("busy_s"),
             "mean_steal_cores": self._machine.reasons.get("steal_s"),
-            "utilisation_mean_ratio": self._gpu_reason(),
-            "jitter_ratio": self._gpu_reason(),
+            "utilisation_mean_ratio": self._gpu.reason(),
+            "jitter_ratio": self._gpu.reason(),
         }
         reasons = {
             name: missing.get(name) or general.get(name) or tracing.NOTHING_IN_INTERVAL
@@ -283,24 +260,10 @@ class Sampler:
         for field, name in (("shm_bytes", "host.shm_bytes"), ("periods", "host.throttled_ratio")):
             if field in self._machine.reasons:
                 reasons[name] = self._machine.reasons[field]
-        for item in () if self._gpu is None else self._gpu.unavailable:
-            if item.reading != UTILISATION:
-                reasons[item.reading] = item.reason
+        reasons |= {**self._gpu.refusals(), **unused}
         if "gpu" in missing:
             reasons["gpu"] = missing["gpu"]
         return tuple(Unavailable(reading=name, reason=reason) for name, reason in reasons.items())
-
-    def _gpu_reason(self) -> str:
-        if self._nvml is None:
-            return "NVML is not used"
-        if self._nvml.reason is not None:
-            return self._nvml.reason
-        if self._uuid is None:
-            return "the trial names no GPU"
-        if self._gpu is None:
-            return self._nvml.refusal or f"{self._uuid} was never read"
-        dropped = {item.reading: item.reason for item in self._gpu.unavailable}
-        return dropped.get(UTILISATION) or "too few utilisation samples while measuring"
 
     def _io_reason(self) -> str | None:
         reasons = [tree.io_reason for tree in self._trees if tree.io_reason is not None]

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from loadtune.monitor.host import MachineReading
 from loadtune.monitor.tree import TreeReading
@@ -32,6 +32,17 @@ Interval = tuple[float, float]
 _Item = TypeVar("_Item")
 
 
+class Point(Protocol):
+    """Readings of one moment."""
+
+    @property
+    def at_monotonic_s(self) -> float:
+        """When they were taken."""
+
+
+_Point = TypeVar("_Point", bound=Point)
+
+
 @dataclass(frozen=True, slots=True)
 class HostPoint:
     """All host readings of one moment. Several trees, as in a duel, are summed."""
@@ -46,9 +57,6 @@ class HostPoint:
         if self.tree is None or self.machine is None or self.machine.busy_s is None:
             return None
         return self.machine.busy_s - self.tree.main_cpu_s - self.tree.worker_cpu_s
-
-
-Counter = Callable[[HostPoint], float | None]
 
 
 def main_s(point: HostPoint) -> float | None:
@@ -128,13 +136,17 @@ def compute_host_samples(points: Sequence[HostPoint], started_monotonic_s: float
     return tuple(_sample(left, right, started_monotonic_s) for left, right in zip(before, points, strict=True))
 
 
-def compute_growth(points: Sequence[HostPoint], counter: Counter, interval: Interval) -> float | None:
+def compute_growth(
+    points: Sequence[_Point], counter: Callable[[_Point], float | None], interval: Interval
+) -> float | None:
     """Return how much a counter grew within an interval, interpolated at its ends; None where it was not read."""
     ends = [_interpolate(points, counter, at_s) for at_s in interval]
     return None if ends[0] is None or ends[1] is None else max(0.0, ends[1] - ends[0])
 
 
-def compute_mean_rate(points: Sequence[HostPoint], counter: Counter, interval: Interval) -> float | None:
+def compute_mean_rate(
+    points: Sequence[_Point], counter: Callable[[_Point], float | None], interval: Interval
+) -> float | None:
     """Return a counter's growth per second over an interval; None where it was not read."""
     growth = compute_growth(points, counter, interval)
     return None if growth is None or interval[1] <= interval[0] else growth / (interval[1] - interval[0])
@@ -151,7 +163,7 @@ def compute_miss_ratio(points: Sequence[HostPoint], interval: Interval) -> tuple
     return min(1.0, disk / chars), None
 
 
-def clamp_interval(measuring: Interval | None, points: Sequence[HostPoint]) -> Interval | None:
+def clamp_interval(measuring: Interval | None, points: Sequence[Point]) -> Interval | None:
     """Return the part of the measuring interval that was watched; all that was, if unmarked; None: nothing."""
     if not points:
         return None
@@ -186,7 +198,7 @@ def thin(items: Sequence[_Item], most: int) -> tuple[_Item, ...]:
 
 
 def _sample(left: HostPoint | None, right: HostPoint, started_monotonic_s: float) -> HostSample:
-    def rate(counter: Counter) -> float | None:
+    def rate(counter: Callable[[HostPoint], float | None]) -> float | None:
         if left is None:
             return None
         return compute_mean_rate((left, right), counter, (left.at_monotonic_s, right.at_monotonic_s))
@@ -218,7 +230,7 @@ def _throttled_ratio(left: MachineReading | None, right: MachineReading | None) 
     return min(1.0, throttled / periods) if periods > 0 else 0.0
 
 
-def _interpolate(points: Sequence[HostPoint], counter: Counter, at_s: float) -> float | None:
+def _interpolate(points: Sequence[_Point], counter: Callable[[_Point], float | None], at_s: float) -> float | None:
     """Return a counter between two points; None where either did not read it."""
     place = bisect_right(points, at_s, key=lambda point: point.at_monotonic_s)
     right = points[min(place, len(points) - 1)]

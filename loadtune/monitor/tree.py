@@ -79,6 +79,11 @@ class TreeReader:
         self._ended_io = self._most_io = ProcessIo(0, 0)
         self._adopt(root_pid, None)
 
+    @property
+    def pids(self) -> frozenset[int]:
+        """Processes of the tree that lived at the last reading."""
+        return frozenset(self._members)
+
     def read(self) -> TreeReading:
         """Return what the tree uses now. Processes that end in between keep their last known figures."""
         if self._clock() >= self._next_scan_s:

@@ -7,8 +7,7 @@ from msgspec import Meta
 
 from loadtune.records.record import Record
 from loadtune.records.report import Evidence
-from loadtune.records.resources import Environment
-from loadtune.records.verification import Reading
+from loadtune.records.resources import Environment, Reading
 
 DIAGNOSIS_SCHEMA_VERSION = 1
 """History: 1, the first published format."""

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from loadtune.records.measurement import Duel, TrialResult
 from loadtune.records.record import Record
-from loadtune.records.resources import Environment
+from loadtune.records.resources import Environment, Reading
 from loadtune.records.settings import DeviceChoice, SearchKind, Settings, WorkloadSpec
 
 SCHEMA_VERSION = 1
@@ -223,6 +223,9 @@ class Report(Record, frozen=True, kw_only=True):
         dict[str, str] | None,
         Meta(description="What decided the answer, a digest each: a probe with the same may go on from here."),
     ] = None
+    readings: Annotated[
+        tuple[Reading, ...], Meta(description="Sources of readings: which are there; empty: not looked at.")
+    ] = ()
     warnings: Annotated[tuple[str, ...], Meta(description="Whole-probe warnings, one or two lines each.")] = ()
     search: Annotated[SearchSummary | None, Meta(description="None in reports of before there was a choice.")] = None
     search_notes: Annotated[tuple[str, ...], Meta(description="What the search did and why it stopped.")] = ()

@@ -57,6 +57,44 @@ class GpuState(Record, frozen=True, kw_only=True):
     throttle_reasons: Annotated[tuple[str, ...] | None, Meta(description="Active clock event reasons by name.")] = None
 
 
+class Throttled(Record, frozen=True, kw_only=True):
+    """For how long one cause held a GPU's clocks down."""
+
+    cause: Annotated[str, Meta(description="power_cap, thermal, sync_boost, board_limit or reliability.")]
+    ratio: Annotated[float, Meta(ge=0, description="Share of the time. Causes may overlap.")]
+
+
+class GpuUse(Record, frozen=True, kw_only=True):
+    """What one GPU, or MIG instance, did while the trial measured: the whole device, whoever used it.
+
+    None: not read, and the trace's `unavailable` says why under `gpu_use.<field>`.
+    """
+
+    energy_j: Annotated[float | None, Meta(description="Energy by the driver's counter.")] = None
+    mean_power_w: Annotated[float | None, Meta(description="Mean power, by the energy counter if there is one.")] = None
+    throttled: Annotated[
+        tuple[Throttled, ...] | None, Meta(description="Causes that held the clocks down; empty: none did.")
+    ] = None
+    pcie_rx_bytes_per_s: Annotated[float | None, Meta(description="Bytes a second over PCIe to the GPU.")] = None
+    pcie_tx_bytes_per_s: Annotated[float | None, Meta(description="Bytes a second over PCIe from the GPU.")] = None
+    pcie_generation: Annotated[int | None, Meta(description="Of the PCIe link under load: the highest seen.")] = None
+    pcie_width: Annotated[int | None, Meta(description="Lanes of that link.")] = None
+    sm_active_ratio: Annotated[
+        float | None, Meta(description="Multiprocessors busy, mean over them and over time (GPM, Hopper and newer).")
+    ] = None
+    sm_occupancy_ratio: Annotated[float | None, Meta(description="Warps active by what there is room for (GPM).")] = (
+        None
+    )
+    tensor_active_ratio: Annotated[float | None, Meta(description="Share of time in tensor operations (GPM).")] = None
+    dram_active_ratio: Annotated[float | None, Meta(description="Memory bandwidth used by what there is (GPM).")] = None
+    other_processes: Annotated[
+        int | None, Meta(description="Most processes on it beside the trial's; in a container some may be hidden.")
+    ] = None
+    other_sm_ratio: Annotated[float | None, Meta(description="Share of time in which those had a kernel running.")] = (
+        None
+    )
+
+
 class ResourceTrace(Record, frozen=True, kw_only=True):
     """Everything that was watched during one trial or duel, from outside the trial process."""
 
@@ -68,6 +106,7 @@ class ResourceTrace(Record, frozen=True, kw_only=True):
     gpu: tuple[GpuSample, ...] = ()
     gpu_states: tuple[GpuState, ...] = ()
     gpu_is_replayed: Annotated[bool, Meta(description="The gpu samples come from a replayed profile.")] = False
+    gpu_use: Annotated[GpuUse | None, Meta(description="While measuring; None: no GPU was watched meanwhile.")] = None
     peak_memory_bytes: Annotated[int | None, Meta(description="Largest memory_bytes seen.")] = None
     pss_bytes: Annotated[
         int | None, Meta(description="Proportional set size of the trial's tree, read once near the end.")
@@ -123,6 +162,13 @@ class GpuInfo(Record, frozen=True, kw_only=True):
     name: str
     memory_bytes: int | None = None
     driver: str | None = None
+    cuda_index: Annotated[
+        int | None, Meta(description="Index that CUDA_VISIBLE_DEVICES gives it; None: not shown, or not known.")
+    ] = None
+    mig_uuids: Annotated[tuple[str, ...], Meta(description="Its MIG instances; empty: it is not divided.")] = ()
+    max_sm_clock_mhz: Annotated[int | None, Meta(description="Highest clock of the multiprocessors.")] = None
+    pcie_max_generation: Annotated[int | None, Meta(description="Of the link that GPU and slot both can do.")] = None
+    pcie_max_width: Annotated[int | None, Meta(description="Lanes of that link.")] = None
 
 
 class Environment(Record, frozen=True, kw_only=True):
@@ -138,3 +184,18 @@ class Environment(Record, frozen=True, kw_only=True):
     file_system: Annotated[str | None, Meta(description="File system type of the data set.")] = None
     warnings: Annotated[tuple[str, ...], Meta(description="What is wrong with this machine, one line each.")] = ()
     unavailable: tuple[Unavailable, ...] = ()
+
+
+class Reading(Record, frozen=True, kw_only=True):
+    """A source of readings about this machine: whether it is there, and what the diagnosis loses without it."""
+
+    name: Annotated[str, Meta(description="As people call it, e.g. `GPU utilisation (NVML)`.")]
+    is_available: bool
+    reason: Annotated[str | None, Meta(description="Why it is not available.")] = None
+    cost: Annotated[str | None, Meta(description="What its absence costs the diagnosis, in one sentence.")] = None
+    is_needed: Annotated[bool, Meta(description="Whether a probe of this device makes use of it.")] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.is_available and not self.reason:
+            raise ValueError(f"the reading {self.name} is not available and says no reason")

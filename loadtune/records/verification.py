@@ -8,7 +8,7 @@ from msgspec import Meta
 from loadtune.records.measurement import Duel, TrialResult
 from loadtune.records.record import Record
 from loadtune.records.report import DatasetSummary, Request
-from loadtune.records.resources import Environment
+from loadtune.records.resources import Environment, Reading
 from loadtune.records.settings import Settings
 
 VERIFICATION_SCHEMA_VERSION = 1
@@ -75,21 +75,6 @@ class Check(Record, frozen=True, kw_only=True):
         super().__post_init__()
         if self.outcome is not Outcome.HOLDS and not self.reason:
             raise ValueError(f"check {self.id} {self.outcome.value} and says no reason")
-
-
-class Reading(Record, frozen=True, kw_only=True):
-    """A source of readings about this machine: whether it is there, and what the diagnosis loses without it."""
-
-    name: Annotated[str, Meta(description="As people call it, e.g. `GPU utilisation (NVML)`.")]
-    is_available: bool
-    reason: Annotated[str | None, Meta(description="Why it is not available.")] = None
-    cost: Annotated[str | None, Meta(description="What its absence costs the diagnosis, in one sentence.")] = None
-    is_needed: Annotated[bool, Meta(description="Whether a probe of this device makes use of it.")] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.is_available and not self.reason:
-            raise ValueError(f"the reading {self.name} is not available and says no reason")
 
 
 class Verification(Record, frozen=True, kw_only=True):

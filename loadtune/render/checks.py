@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from loadtune.records.measurement import Duel
-from loadtune.records.verification import RATIO_UNIT, Check, Figure, Outcome, Reading, Verification
+from loadtune.records.verification import RATIO_UNIT, Check, Figure, Outcome, Verification
 from loadtune.render.answer import Notice, Row, compose_dataset, compose_device_notes, split_notice
 from loadtune.render.words import (
     NOT_MEASURED,
@@ -168,27 +168,6 @@ def _compute_duel_intervals(duels: Iterable[Duel]) -> Iterable[Interval]:
 def place_on_log_axis(ratio: float, reach: float) -> float:
     """Return where a ratio lies on an axis from 1/reach to reach, in per cent; what lies beyond is put at the end."""
     return 50 + 50 * max(-1.0, min(1.0, math.log(ratio) / math.log(reach)))
-
-
-def compose_readings(readings: Iterable[Reading]) -> tuple[str, ...]:
-    """Say which readings are there, and for each that is not, why and what that costs the diagnosis."""
-    readings = tuple(readings)
-    there = [reading.name for reading in readings if reading.is_available]
-    missing = [reading for reading in readings if not reading.is_available]
-    lines = [f"available: {_list(there)}"] if there else []
-    lines += [_compose_missing(reading) for reading in missing if reading.is_needed]
-    unneeded = [f"{reading.name} ({_sentence(reading.reason)})" for reading in missing if not reading.is_needed]
-    return (*lines, f"not available, and not needed here: {_list(unneeded)}") if unneeded else tuple(lines)
-
-
-def _compose_missing(reading: Reading) -> str:
-    cost = f". What that costs: {_sentence(reading.cost)}" if reading.cost else ""
-    return f"{one_line(reading.name)}: not available: {_sentence(reading.reason)}{cost}"
-
-
-def _sentence(text: str | None) -> str:
-    """Return foreign text on one line, without the stop that another sentence goes on from."""
-    return one_line(text or "").rstrip(".")
 
 
 def _list(names: Iterable[str]) -> str:

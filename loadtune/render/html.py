@@ -21,8 +21,10 @@ from loadtune.render.answer import (
 from loadtune.render.charts import compute_duel_chart, compute_throughput_chart
 from loadtune.render.commands import compose_command
 from loadtune.render.drawing import NARROW, WIDE, draw_duel, draw_throughput
+from loadtune.render.gpu import compose_gpu_use
 from loadtune.render.heat import compute_heat
 from loadtune.render.page import render_page
+from loadtune.render.readings import compose_missing
 from loadtune.render.searching import compute_search
 from loadtune.render.tables import (
     EvidenceRow,
@@ -85,10 +87,12 @@ def _compute_context(report: Report) -> dict[str, Any]:
         "alternatives": compose_alternatives(report),
         "findings": [FindingView(finding, compute_evidence(finding)) for finding in report.findings],
         "trials": compute_trial_table(report),
+        "missing": compose_missing(report.readings),
         "steps": compute_step_rows(report),
         "heat": compute_heat(report),
         "traces": compute_traces(report),
         "search": compute_search(report),
+        "gpu_use": compose_gpu_use(report),
         "environment": compute_environment(report.environment),
         "request": compute_request(report),
         "command": compose_command(report),

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from loadtune.records.measurement import Measurement, TrialResult, TrialState
 from loadtune.records.report import Finding, Report, Request
-from loadtune.records.resources import Environment
+from loadtune.records.resources import Environment, GpuInfo
 from loadtune.render.answer import baseline_settings, choice_word
 from loadtune.render.words import (
     NOT_MEASURED,
@@ -170,14 +170,12 @@ def _compute_marks(report: Report, trial: TrialResult) -> tuple[str, ...]:
 
 
 def _compute_not_measured(trials: Iterable[TrialResult]) -> tuple[str, ...]:
-    """Return each reason for a missing reading once, in order of appearance."""
-    reasons = [
-        f"{one_line(item.reading)}: {one_line(item.reason)}"
-        for trial in trials
-        if trial.trace is not None
-        for item in trial.trace.unavailable
-    ]
-    return tuple(dict.fromkeys(reasons))
+    """Return each reason for missing readings once, behind all readings that it explains, in order of appearance."""
+    explained: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        for item in () if trial.trace is None else trial.trace.unavailable:
+            explained.setdefault(one_line(item.reason), {})[one_line(item.reading)] = None
+    return tuple(f"{', '.join(readings)}: {reason}" for reason, readings in explained.items())
 
 
 def compute_step_rows(report: Report) -> tuple[StepRow, ...]:
@@ -253,7 +251,7 @@ def compute_environment(environment: Environment) -> tuple[tuple[str, str], ...]
     quota = "no quota" if limits.quota_cores is None else f"quota {format_number(limits.quota_cores)}"
     free = format_bytes(limits.memory_available_bytes)
     shm = NOT_MEASURED if limits.shm_total_bytes is None else format_bytes(limits.shm_total_bytes)
-    gpus = "; ".join(gpu.name for gpu in environment.gpus)
+    gpus = "; ".join(_name_gpu(gpu) for gpu in environment.gpus)
     missing = {item.reading: item.reason for item in environment.unavailable}
     rows = [
         ("platform", environment.platform),
@@ -271,6 +269,11 @@ def compute_environment(environment: Environment) -> tuple[tuple[str, str], ...]
     ]
     versions = [(name, version) for name, version in sorted(environment.versions.items())]
     return tuple((one_line(label), one_line(text)) for label, text in [*rows, *versions])
+
+
+def _name_gpu(gpu: GpuInfo) -> str:
+    """Return a GPU's name, with the index that CUDA gives it where that is known."""
+    return gpu.name if gpu.cuda_index is None else f"cuda:{gpu.cuda_index} {gpu.name}"
 
 
 def _explain(reading: str, missing: dict[str, str]) -> str:

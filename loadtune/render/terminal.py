@@ -25,6 +25,7 @@ from loadtune.render.lines import (
     print_lines,
     wrap,
 )
+from loadtune.render.readings import compose_missing
 
 
 def answer_lines(report: Report, width: int = 80, color: bool = False, saved_as: str = "report.json") -> list[str]:
@@ -43,6 +44,7 @@ def answer_lines(report: Report, width: int = 80, color: bool = False, saved_as:
         lines += format_row(row, width)
     lines += format_list("why", compose_why(report), width)
     lines += format_list("other answers", compose_alternatives(report), width)
+    lines += format_list("readings that are missing", compose_missing(report.readings), width)
     lines += format_warnings(compose_warnings(report), width)
     if (paste := compose_paste(report)) is not None:
         lines += ["", *wrap(compose_paste_label(report), width, first="", rest="  "), " " * INDENT + paste]

@@ -10,7 +10,6 @@ from loadtune.render.checks import (
     compose_context,
     compose_count,
     compose_notices,
-    compose_readings,
     compose_took,
     compose_verdict,
 )
@@ -25,6 +24,7 @@ from loadtune.render.lines import (
     print_lines,
     wrap,
 )
+from loadtune.render.readings import compose_readings
 from loadtune.render.words import one_line
 
 MARK_WIDTH = max(map(len, OUTCOME_WORDS.values())) + 2

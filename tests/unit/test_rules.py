@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from loadtune.advice.case import Case
 from loadtune.advice.rules import find
-from loadtune.records.resources import GpuSample, HostLimits, ResourceTrace
+from loadtune.records.resources import GpuSample, GpuState, GpuUse, HostLimits, ResourceTrace, Throttled
 from loadtune.records.settings import Settings
 from tests.fake_runner import complete_result
 
@@ -193,3 +193,39 @@ def test_epochs_too_short_for_their_workers_are_a_warning():
     assert "1.0 s in all" in short.detail
     alone = rules(chosen, None, sample_count=100)["epoch-boundary"]
     assert alone.severity == "advice"
+
+
+@pytest.mark.parametrize(
+    ("evidence", "is_told"),
+    [
+        ({"gpu_use": GpuUse(throttled=(Throttled(cause="thermal", ratio=0.06),))}, True),
+        ({"gpu_use": GpuUse(throttled=(Throttled(cause="thermal", ratio=0.05),))}, False),
+        ({"gpu_use": GpuUse(throttled=(Throttled(cause="power_cap", ratio=0.9),))}, False),
+        ({"gpu_use": GpuUse()}, False),
+        ({"gpu_states": tuple(GpuState(at_s=at, throttle_reasons=("hw_thermal",)) for at in range(3))}, True),
+        ({"gpu_states": tuple(GpuState(at_s=at, throttle_reasons=("sw_power_cap", "idle")) for at in range(3))}, False),
+        ({"gpu_states": (GpuState(at_s=9.0, throttle_reasons=("hw_thermal",)),), "measuring_s": (0.0, 5.0)}, False),
+        ({"gpu_states": (GpuState(at_s=1.0),)}, False),
+        ({}, False),
+    ],
+)
+def test_heat_is_told_from_a_power_cap(evidence, is_told):
+    """By the counters, or by looks while measuring; without either nothing is said."""
+    assert ("throttled-gpu" in rules(trial(**evidence))) == is_told
+
+
+@pytest.mark.parametrize(
+    ("use", "severity"),
+    [
+        (GpuUse(other_processes=1, other_sm_ratio=0.2), "warning"),
+        (GpuUse(other_sm_ratio=0.051), "warning"),
+        (GpuUse(other_processes=2, other_sm_ratio=0.0), "info"),
+        (GpuUse(other_processes=2), "info"),
+        (GpuUse(other_processes=0, other_sm_ratio=0.05), None),
+        (GpuUse(), None),
+    ],
+)
+def test_a_gpu_that_others_use_is_told(use, severity):
+    """A warning where they run kernels, a remark where they only hold memory."""
+    found = rules(trial(), trial(gpu_use=use)).get("shared-gpu")
+    assert (None if found is None else found.severity) == severity

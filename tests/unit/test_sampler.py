@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtune.monitor import trace as tracing
+from loadtune.monitor.gpu import UTILISATION, GpuReadings
+from loadtune.monitor.gpu_watch import GPU_INTERVAL_S, GpuWatch
 from loadtune.monitor.host import MachineReading, TreeReading
-from loadtune.monitor.nvml import UTILISATION, GpuReadings
-from loadtune.monitor.sampler import GPU_INTERVAL_S, Sampler, replayed_gpu_samples, with_replayed_gpu
+from loadtune.monitor.sampler import Sampler, replayed_gpu_samples, with_replayed_gpu
 from loadtune.records.resources import GpuSample, ResourceTrace, Unavailable
 from loadtune.stats import jitter
 
@@ -30,6 +31,7 @@ class FakeTree:
     """A tree whose workers use 3 cores and whose main process uses half of one, twice that after 10 s."""
 
     root_pid = 100
+    pids = frozenset({100, 101})
     io_reason = None
     pss_reason = None
 
@@ -95,9 +97,11 @@ class FakeGpu:
     """A GPU that gives six samples a second, 80 % and 40 % by turns."""
 
     uuid = UUID
+    lost_reason = None
 
     def __init__(self, clock):
         self.clock = clock
+        self.is_closed = False
         self.drained_s = START_S - 2
         self.drains_s = []
         self.unavailable = ()
@@ -113,6 +117,9 @@ class FakeGpu:
 
     def read_state(self):
         return self.state
+
+    def close(self):
+        self.is_closed = True
 
 
 class FakeNvml:
@@ -138,6 +145,14 @@ class Bench:
         self.machine = FakeMachine(self.clock, self.tree)
         self.gpu = FakeGpu(self.clock)
         self.sampler = Sampler((100,), trees=(self.tree,), machine=self.machine, clock=self.clock, **options)
+
+    def watch_gpu(self, uuid=UUID):
+        """Watch the GPU, or one that the driver does not know; return the driver's session."""
+        nvml = FakeNvml(self.gpu)
+        self.sampler._gpu = GpuWatch(nvml, self.clock, shares_pids=True)
+        if uuid is not None:
+            self.sampler.use_gpu(uuid)
+        return nvml
 
     def run(self, ticks, interval_s=0.1):
         for _ in range(ticks):
@@ -332,8 +347,7 @@ def test_pss_is_read_on_request_only():
 def test_gpu_is_drained_about_once_a_second_and_from_the_start_on():
     """What the driver's ring holds of before is left out; the means cover the measuring interval."""
     bench = Bench()
-    bench.sampler._nvml = FakeNvml(bench.gpu)
-    bench.sampler.use_gpu(UUID)
+    bench.watch_gpu()
     bench.run(101)
     bench.sampler.mark_measuring(START_S + 2, START_S + 8)
     trace = bench.sampler.stop()
@@ -344,35 +358,47 @@ def test_gpu_is_drained_about_once_a_second_and_from_the_start_on():
     assert trace.gpu_states[0].power_w == 300.0
     assert not trace.gpu_is_replayed
     assert {"utilisation_mean_ratio", "jitter_ratio"}.isdisjoint(reasons(trace))
+    assert trace.gpu_use.mean_power_w == pytest.approx(300.0)
+    assert bench.gpu.is_closed
 
 
 def test_gpu_reasons_follow_the_cause():
     """No NVML asked for, no GPU named, an unknown one, one that gives no utilisation."""
     assert reasons(Bench().sampler.stop())["utilisation_mean_ratio"] == "NVML is not used"
     bench = Bench()
-    bench.sampler._nvml = FakeNvml(bench.gpu)
+    bench.watch_gpu(None)
     assert reasons(bench.sampler.stop())["jitter_ratio"] == "the trial names no GPU"
     bench = Bench()
-    bench.sampler._nvml = FakeNvml(bench.gpu)
-    bench.sampler.use_gpu("GPU-2")
-    assert "GPU-2" in reasons(bench.sampler.stop())["utilisation_mean_ratio"]
+    bench.watch_gpu("GPU-2")
+    found = reasons(bench.sampler.stop())
+    assert "GPU-2" in found["utilisation_mean_ratio"]
+    assert found["gpu_use"] == found["utilisation_mean_ratio"]
     bench = Bench()
-    bench.sampler._nvml = FakeNvml(bench.gpu)
-    bench.sampler._nvml.reason = "libnvidia-ml.so.1 not found"
+    bench.watch_gpu(None).reason = "libnvidia-ml.so.1 not found"
     assert reasons(bench.sampler.stop())["utilisation_mean_ratio"] == "libnvidia-ml.so.1 not found"
     bench = Bench()
-    bench.sampler._nvml = FakeNvml(bench.gpu)
+    bench.watch_gpu()
     bench.gpu.drained_s = float("inf")
     bench.gpu.state = GpuReadings()
     bench.gpu.unavailable = (
         Unavailable(reading=UTILISATION, reason="MIG instances have no utilisation"),
         Unavailable(reading="gpu_states.power_w", reason="not supported"),
     )
-    bench.sampler.use_gpu(UUID)
     trace = bench.sampler.stop()
     assert (trace.gpu, trace.gpu_states) == ((), ())
     assert reasons(trace)["utilisation_mean_ratio"] == "MIG instances have no utilisation"
     assert reasons(trace)["gpu_states.power_w"] == "not supported"
+
+
+def test_a_gpu_that_is_lost_is_named_although_there_are_samples():
+    """What was seen before stays; the loss is no secret."""
+    bench = Bench()
+    bench.watch_gpu()
+    bench.run(31)
+    bench.gpu.lost_reason = "the GPU is lost"
+    trace = bench.sampler.stop()
+    assert trace.utilisation_mean_ratio == pytest.approx(0.6, abs=0.05)
+    assert reasons(trace)["gpu"] == "the GPU is lost"
 
 
 def test_thread_reads_and_ends():
@@ -398,8 +424,7 @@ def test_a_hanging_reading_does_not_hang_stop(monkeypatch):
         return []
 
     bench.gpu.drain_utilisation = hang
-    bench.sampler._nvml = FakeNvml(bench.gpu)
-    bench.sampler.use_gpu(UUID)
+    bench.watch_gpu()
     bench.sampler.start()
     assert inside.wait(30)
     trace = bench.sampler.stop()
@@ -407,6 +432,7 @@ def test_a_hanging_reading_does_not_hang_stop(monkeypatch):
     bench.sampler._thread.join(30)
     assert "did not return" in reasons(trace)["gpu"]
     assert not bench.tree.is_closed
+    assert not bench.gpu.is_closed
 
 
 def test_no_tree_and_no_interval_are_told_apart():
