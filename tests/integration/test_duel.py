@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from loadtune.advice.budget import DuelPlan
+from loadtune.confirming import _hold
 from loadtune.engine.abba import fits_together, hold_abba
 from loadtune.engine.duel import DuelInterruptedError, apart, hold_duel
 from loadtune.engine.sides import Arena, FreezeForbiddenError
 from loadtune.monitor.host import read_limits
 from loadtune.monitor.sampler import Sampler
 from loadtune.payload import share_objects
-from loadtune.probing import _hold
 from loadtune.records.measurement import Cause
 from loadtune.records.messages import Sources
 from loadtune.records.profile import ProfilePoint, ReplayProfile

@@ -5,9 +5,11 @@ import os
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,7 +117,13 @@ if __name__ == "__main__":
 
 
 def run(words: list[str], folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
+    done = start(words, folder, **environ)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def start(words: list[str], folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         words,
         cwd=ROOT,
         env={
@@ -130,8 +138,6 @@ def run(words: list[str], folder: Path, **environ: str) -> subprocess.CompletedP
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
 
 
 @pytest.mark.parametrize("form", ["agent", "group"])
@@ -181,6 +187,29 @@ def test_what_cannot_travel_is_measured_where_it_is(tmp_path: Path) -> None:
     assert "complete" in told["val_states"]
     assert not any("trials ran in this one" in each for each in told["val_warnings"])
     assert "\nvalidation\n" in told["text"]
+
+
+def test_many_ranks_are_answered_from_what_was_kept(tmp_path: Path) -> None:
+    """Sixteen ranks do not wait for a measurement: they are told how to fill the cache, and then answered from it."""
+    script = tmp_path / "train.py"
+    script.write_text(RANKED)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+    many = {
+        "WORLD_SIZE": "16", "RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True", "FORM": "agent",
+    }  # fmt: skip
+    refused = start([sys.executable, str(script)], tmp_path, **many)
+    assert refused.returncode != 0
+    assert "16 ranks would wait" in refused.stderr
+    told = re.search(r"LOCAL_WORLD_SIZE=2 (.*train\.py)", refused.stderr)
+    assert told is not None, refused.stderr
+    run(["bash", "-c", told[1]], tmp_path, FORM="alone", LOCAL_WORLD_SIZE="2", TRY="filled")
+    filled = json.loads((tmp_path / "0filled").read_text())
+    if filled["verdict"] != "INCONCLUSIVE":  # else there is nothing to be kept
+        run([sys.executable, str(script)], tmp_path, **many, TRY="many", TORCHELASTIC_RUN_ID="second")
+        answered = json.loads((tmp_path / "0many").read_text())
+        assert answered["kwargs"] == filled["kwargs"]
+        assert any("nothing was measured now" in note for note in answered["notes"])
 
 
 def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
