@@ -191,8 +191,8 @@ def test_a_probe_then_alternates_fresh_runs(launcher, monkeypatch):
     def forbidden(*arguments):
         raise FreezeForbiddenError("processes may not be signalled here")
 
-    monkeypatch.setattr("loadtune.probing.hold_duel", forbidden)
-    run = SimpleNamespace(arena=None, runner=make_runner(launcher))
+    monkeypatch.setattr("loadtune.confirming.hold_duel", forbidden)
+    run = SimpleNamespace(arena=object(), runner=make_runner(launcher))
     duel = _hold(run, side(0.05), side(0.04), None, time.monotonic(), lambda done, planned: None, None)
     assert duel.method == "abba"
     assert duel.notes == ("Processes may not be signalled here, so fresh runs alternated (ABBA).",)
