@@ -12,15 +12,29 @@ if TYPE_CHECKING:
     from loadtune.options import ProbeOptions
     from loadtune.recommending import Advice, probe, recommend
     from loadtune.records.report import Report
+    from loadtune.schedule.noise_scale import NoiseScale
+    from loadtune.schedule.rescale import rescale
 
-__all__ = ["Advice", "LoadtuneError", "ProbeOptions", "Report", "__version__", "probe", "recommend"]
+__all__ = [
+    "Advice",
+    "LoadtuneError",
+    "NoiseScale",
+    "ProbeOptions",
+    "Report",
+    "__version__",
+    "probe",
+    "recommend",
+    "rescale",
+]
 
 _HOMES = {
     "Advice": "loadtune.recommending",
+    "NoiseScale": "loadtune.schedule.noise_scale",
     "ProbeOptions": "loadtune.options",
     "Report": "loadtune.records.report",
     "probe": "loadtune.recommending",
     "recommend": "loadtune.recommending",
+    "rescale": "loadtune.schedule.rescale",
 }
 
 

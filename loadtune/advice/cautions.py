@@ -5,7 +5,7 @@ Rules like those of `rules`: a case in, a finding or None out.
 
 from loadtune.advice.case import Case
 from loadtune.records.report import Evidence, Finding
-from loadtune.schedule.rescale import BATCH_NORM_BATCH_SIZE
+from loadtune.schedule.rules import BATCH_NORM_BATCH_SIZE
 
 NOISY_SPREAD_RATIO = 0.1
 """Spread of the windows from which the rate is marked as noisy."""
