@@ -18,8 +18,8 @@ from loadtune.schedule.rescaled import WarmUp
 from loadtune.workload.deeplab import deeplabv3plus
 
 ROOT = Path(__file__).resolve().parent.parent
-TRAINED = 1408
-"""Digits trained on: 176 batches of 8, 44 of 32 and 11 of 128, so that every batch size sees the same samples."""
+TRAINED = 1280
+"""Digits trained on: 80 batches of 16, 20 of 64 and 5 of 256, so that every batch size sees the same samples."""
 SPLIT_SEED = 20261126
 """Which digits are trained on, and whose labels are wrong, is the same in every run."""
 WRONG_LABELS_RATIO = 0.1
@@ -39,10 +39,15 @@ class Plan:
     hyperparameters: dict[str, Any]
     """Its arguments, the rate included."""
     batch_size: int
+    """Samples behind one optimizer step."""
+    micro_batch_size: int
+    """Samples of one forward pass, over which BatchNorm normalises; gradients of several are accumulated."""
     schedule_batch_size: int
     """By which the schedule counts a step: the batch size where it follows the samples seen, the base one where it
     was left in steps."""
     warm_up: WarmUp | None = None
+    batch_norm_momentum: float = 0.1
+    """torch's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ class Samples:
 
 @cache
 def digits() -> Samples:
-    """Return 1,408 digits of 8 x 8 pixels to train on, some mislabelled, and 389 to test with."""
+    """Return 1,280 digits of 8 x 8 pixels to train on, some mislabelled, and 517 to test with."""
     from sklearn.datasets import load_digits  # an extra: the tests of the scores do without
 
     found = load_digits()
@@ -88,19 +93,12 @@ def nuclei() -> Samples:
 
 
 def small_net() -> nn.Module:
-    """Return a convolutional net with BatchNorm for digits: 9,066 parameters."""
-    return nn.Sequential(
-        *_block(1, 16, stride=1),
-        *_block(16, 24, stride=2),
-        *_block(24, 24, stride=1),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(24, 10),
-    )
+    """Return a convolutional net with BatchNorm for digits: 3,022 parameters."""
+    return nn.Sequential(*_block(1, 12), *_block(12, 24), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10))
 
 
-def _block(in_channels: int, out_channels: int, stride: int) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+def _block(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False)
     return convolution, nn.BatchNorm2d(out_channels), nn.ReLU()
 
 
@@ -131,6 +129,9 @@ def train(
     """
     torch.manual_seed(seed)
     model = make()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = plan.batch_norm_momentum
     optimizer = getattr(torch.optim, plan.optimizer)(model.parameters(), **plan.hyperparameters)
     total = epochs * len(samples.labels)
     model.train()
@@ -140,7 +141,9 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = plan.hyperparameters["lr"] * rate_ratio(plan, step, total)
         optimizer.zero_grad()
-        F.cross_entropy(model(samples.images[chosen]), samples.labels[chosen]).backward()
+        for part in chosen.split(plan.micro_batch_size):
+            loss = F.cross_entropy(model(samples.images[part]), samples.labels[part])
+            (loss * (len(part) / len(chosen))).backward()
         optimizer.step()
     model.eval()
     return {

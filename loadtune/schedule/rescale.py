@@ -15,7 +15,13 @@ from loadtune.records.report import LearningRate
 from loadtune.records.settings import Optimizer
 from loadtune.schedule import rules
 from loadtune.schedule.batch_growth import NoiseScaleEstimate
-from loadtune.schedule.limits import warn_of_batch_norm, warn_of_decays, warn_of_noise_scale, warn_of_warm_up
+from loadtune.schedule.limits import (
+    warn_of_another_loss,
+    warn_of_batch_norm,
+    warn_of_decays,
+    warn_of_noise_scale,
+    warn_of_warm_up,
+)
 from loadtune.schedule.optimizers import Group, Held, read_optimizer
 from loadtune.schedule.rescaled import Change, Rescaled, WarmUp
 
@@ -58,7 +64,8 @@ def rescale(
         world_size: The same, now.
         schedule: How the rate changes as samples are seen, as a record of `loadtune.schedule`; it stays as it is.
         ema_decay: Of an average of the model's weights that is updated at every step.
-        batch_norm_momentum: torch's `momentum` of BatchNorm layers, the weight of the new batch (0.1 by default).
+        batch_norm_momentum: torch's `momentum` of BatchNorm layers, the weight of the new batch (0.1 by default). Give
+            it where the network has such layers: what another micro-batch does to them is said then.
         sample_count: Samples of one epoch: how long to warm up is told in samples with it.
         epochs: Of the run: the warm-up is kept to a tenth of it.
         noise_scale: The gradient noise scale in samples, or what `NoiseScale.estimate` returned. With it SGD's rate
@@ -105,6 +112,7 @@ def rescale(
             *warn_of_warm_up(kappa, warm_up.samples if warm_up else None, new),
             *_warn_of_own_decays(held, kappa, keep_momentum_memory),
             *warn_of_noise_scale(base, new, noise_scale, is_linear=held.kind.family == "sgd"),
+            *(() if batch_norm_momentum is None else warn_of_another_loss(base_batch_size, batch_size)),
             *warn_of_batch_norm(1.0 if batch_size == base_batch_size else kappa, batch_size),
         ),
     )

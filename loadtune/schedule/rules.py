@@ -7,15 +7,14 @@ All of them ask the same thing: that training looks alike as a function of the s
 rate depends on the two batch sizes only, so a schedule that is a function of samples seen keeps its shape.
 """
 
-import math
 from dataclasses import dataclass
 
 WARM_UP_RATIO = 2.0
 """Above this batch ratio both rules fail early in training without a warm-up (Goyal et al. 2017, 2.2)."""
 WARM_UP_EPOCHS = 5
 """Of Goyal et al. 2017, 2.2, who trained for 90. With fewer, their largest batches did not recover."""
-WARM_UP_RUN_RATIO = 0.1
-"""Most of a run that is spent on warming up. Our own: five epochs of a run of ten would be half of it."""
+WARM_UP_RUN_PART = 10
+"""At most this part of a run is spent on warming up, a tenth. Our own: five epochs of ten would be half of it."""
 BATCH_NORM_BATCH_SIZE = 8
 """Below 8 samples a GPU BatchNorm's statistics, not the rate, set the floor (DeepLabv3: mIOU falls)."""
 SMALL_KAPPA = 0.5
@@ -86,7 +85,7 @@ def momentum_memory(momentum: float, kappa: float) -> tuple[float, float]:
 def warm_up_samples(sample_count: int, epochs: int | None) -> int:
     """Return how many samples to warm up over: five epochs, or a tenth of the run if that is less."""
     whole = WARM_UP_EPOCHS * sample_count
-    return whole if epochs is None else min(whole, math.ceil(WARM_UP_RUN_RATIO * epochs * sample_count))
+    return whole if epochs is None else min(whole, -(-epochs * sample_count // WARM_UP_RUN_PART))
 
 
 def samples_ratio(base_batch_size: float, batch_size: float, noise_scale: float) -> float:

@@ -293,7 +293,9 @@ def test_the_warm_up_is_five_epochs_or_a_tenth_of_the_run():
         ("sgd", 64, 16, {"noise_scale": 40.0}, []),
         ("adamw", 64, 16, {}, []),
         ("sgd", 8, 16, {"noise_scale": 1000.0}, []),
-        ("sgd", 8, 16, {"noise_scale": 40.0}, ["near the noise scale"]),
+        ("sgd", 8, 16, {"noise_scale": 40.0}, []),
+        ("sgd", 8, 16, {"noise_scale": 20.0}, ["near the noise scale"]),
+        ("sgd", 8, 16, {"batch_norm_momentum": 0.1}, ["over 16 samples instead of 8"]),
         ("sgd", 8, 16, {"noise_scale": 12.0}, ["beyond the noise scale"]),
         (
             "adamw",
