@@ -71,7 +71,7 @@ def warn_of_another_loss(base_batch_size: int, batch_size: int) -> list[str]:
 def warn_of_noise_scale(
     base_batch_size: int, batch_size: int, noise_scale: NoiseScaleEstimate | float | None, *, is_linear: bool
 ) -> list[str]:
-    """Say what a batch near or beyond the noise scale costs, or what is not known where a rate was lowered.
+    """Say what a batch that is not small beside the noise scale costs, or what is not known where a rate was lowered.
 
     Args:
         base_batch_size: Samples behind one optimizer step where the rate was tuned.
@@ -93,7 +93,7 @@ def warn_of_noise_scale(
     ratio = samples_ratio(base_batch_size, batch_size, scale)
     if kappa <= 1.0 or ratio < SAMPLES_WARNED_RATIO:
         return []
-    where = "beyond" if batch_size > scale else "near"
+    where = "beyond" if batch_size > scale else "not small beside"
     told = f"{scale:.3g}"
     if measured.low is not None:
         high = "no bound" if measured.high is None else f"{measured.high:.3g}"

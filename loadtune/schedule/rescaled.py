@@ -127,9 +127,7 @@ def _describe(rescaled: Rescaled) -> list[str]:
     lines = [f"{rescaled.optimizer} {batches} ({rescaled.kappa:.4g} times)"]
     if not rescaled.changes:
         lines.append("  nothing changes")
-    for change in rescaled.changes:
-        name = change.name if not change.group else f"{change.name}, group {change.group}"
-        lines.append(f"  {name:20}{_show(change.old)} -> {_show(change.new)}   ({change.rule}: {change.source})")
+    lines += [_describe_changes(each) for each in _by_name(rescaled.changes)]
     warm_up = rescaled.warm_up
     if warm_up is not None:
         length = "5 epochs" if warm_up.samples is None else f"{warm_up.samples} samples ({warm_up.steps} steps)"
@@ -138,6 +136,20 @@ def _describe(rescaled: Rescaled) -> list[str]:
         lines.append(f"  {'schedule':20}unchanged as a function of samples seen")
     lines += [f"warning: {warning}" for warning in rescaled.warnings]
     return [*lines, "paste", *(f"  {line}" for line in rescaled.code.splitlines())]
+
+
+def _by_name(changes: tuple[Change, ...]) -> list[list[Change]]:
+    found: dict[str, list[Change]] = {}
+    for change in changes:
+        found.setdefault(change.name, []).append(change)
+    return list(found.values())
+
+
+def _describe_changes(changes: list[Change]) -> str:
+    """Return one line for what became of one hyperparameter in all groups; equal ones are said once."""
+    pairs = dict.fromkeys((_show(change.old), _show(change.new)) for change in changes)
+    old, new = (", ".join(side) for side in zip(*pairs, strict=True))
+    return f"  {changes[0].name:20}{old} -> {new}   ({changes[0].rule}: {changes[0].source})"
 
 
 def _construct(name: str, groups: tuple[Group, ...], defaults: Group) -> str:

@@ -37,7 +37,7 @@ NOISE_LIMITED = Rule(
 )
 SQUARE_ROOT = Rule("square root", "Malladi et al. 2022, arXiv 2205.10287")
 DECAY = Rule("1 - beta grows kappa times", "Malladi et al. 2022, arXiv 2205.10287")
-EPS = Rule("by the square root of kappa", "Malladi et al. 2022, arXiv 2205.10287")
+EPS = Rule("divided by the square root", "Malladi et al. 2022, arXiv 2205.10287")
 DECOUPLED_DECAY = Rule("lr * weight_decay grows kappa times", "Wang and Aitchison 2024, arXiv 2405.13698")
 EMA = Rule("decay to the power of kappa", "Busbridge et al. 2023, arXiv 2307.13813")
 BATCH_NORM = Rule("running statistics remember as many samples", "the arithmetic of any average, as for a model's")

@@ -294,7 +294,7 @@ def test_the_warm_up_is_five_epochs_or_a_tenth_of_the_run():
         ("adamw", 64, 16, {}, []),
         ("sgd", 8, 16, {"noise_scale": 1000.0}, []),
         ("sgd", 8, 16, {"noise_scale": 40.0}, []),
-        ("sgd", 8, 16, {"noise_scale": 20.0}, ["near the noise scale"]),
+        ("sgd", 8, 16, {"noise_scale": 20.0}, ["not small beside the noise scale"]),
         ("sgd", 8, 16, {"batch_norm_momentum": 0.1}, ["over 16 samples instead of 8"]),
         ("sgd", 8, 16, {"noise_scale": 12.0}, ["beyond the noise scale"]),
         (
@@ -359,6 +359,9 @@ def test_the_text_has_what_changed_why_and_what_to_paste():
     assert "Malladi et al. 2022" in text
     assert "torch.optim.AdamW(params, lr=0.002, betas=(0.6, 0.996), eps=5e-09, weight_decay=0.02)" in text
     assert "LinearLR(optimizer, start_factor=0.5, total_iters=50)" in text
+    groups = repr(rescale(held({**ADAMW, "lr": 1e-4}, ADAMW), 16, 64))
+    assert "0.0001, 0.001 -> 0.0002, 0.002" in groups
+    assert groups.count("(0.9, 0.999) -> (0.6, 0.996)") == 1
     assert "nothing changes" in repr(rescale("sgd", 16, 16, lr=0.1))
 
 
