@@ -14,16 +14,31 @@ if TYPE_CHECKING:
     from loadtune.recommending import probe, recommend
     from loadtune.records.report import Report
     from loadtune.schedule.anneal import anneal
+    from loadtune.schedule.noise_scale import NoiseScale
+    from loadtune.schedule.rescale import rescale
 
-__all__ = ["Advice", "LoadtuneError", "ProbeOptions", "Report", "__version__", "anneal", "probe", "recommend"]
+__all__ = [
+    "Advice",
+    "LoadtuneError",
+    "NoiseScale",
+    "ProbeOptions",
+    "Report",
+    "__version__",
+    "anneal",
+    "probe",
+    "recommend",
+    "rescale",
+]
 
 _HOMES = {
     "Advice": "loadtune.advised",
+    "NoiseScale": "loadtune.schedule.noise_scale",
     "ProbeOptions": "loadtune.options",
     "Report": "loadtune.records.report",
     "anneal": "loadtune.schedule.anneal",
     "probe": "loadtune.recommending",
     "recommend": "loadtune.recommending",
+    "rescale": "loadtune.schedule.rescale",
 }
 
 

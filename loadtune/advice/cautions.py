@@ -8,7 +8,7 @@ import math
 from loadtune.advice.case import Case
 from loadtune.records.report import Evidence, Finding
 from loadtune.records.resources import ResourceTrace
-from loadtune.schedule.rescale import BATCH_NORM_BATCH_SIZE
+from loadtune.schedule.rules import BATCH_NORM_BATCH_SIZE
 
 NOISY_SPREAD_RATIO = 0.1
 """Spread of the windows from which the rate is marked as noisy."""

@@ -239,7 +239,8 @@ def test_public_names_are_these() -> None:
     import loadtune as package
 
     assert sorted(package.__all__) == [
-        "Advice", "LoadtuneError", "ProbeOptions", "Report", "__version__", "anneal", "probe", "recommend",
+        "Advice", "LoadtuneError", "NoiseScale", "ProbeOptions", "Report", "__version__", "anneal", "probe",
+        "recommend", "rescale",
     ]  # fmt: skip
     assert all(hasattr(package, name) for name in package.__all__)
 
