@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any, NamedTuple
 
+from loadtune.render.annealing import AnnealingChart
 from loadtune.render.charts import DuelChart, RateLine, ThroughputChart
 
 TICK_GAP_RATIO = 0.045
@@ -221,6 +222,22 @@ def _set_ratio_axis(axes: Any, chart: DuelChart) -> None:
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_yticklabels([f"{tick:g}x" for tick in ticks])
+
+
+def draw_annealing(chart: AnnealingChart, size: Size = WIDE) -> str:
+    """Return the learning rate against samples seen, before and after, as inline SVG."""
+    with _styled():
+        figure, axes = _make_figure(size)
+        for index, (batch_size, rates) in enumerate(zip(chart.batch_sizes, chart.rates, strict=True)):
+            axes.plot(chart.samples, rates, color=_SERIES[index], linewidth=1.8, label=f"batch_size={batch_size}")
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(0, chart.samples[-1])
+        axes.ticklabel_format(axis="x", useOffset=False, style="plain")
+        axes.locator_params(axis="x", nbins=4 if size is NARROW else 8)
+        axes.set_xlabel("samples seen")
+        axes.set_ylabel("learning rate")
+        _add_legend(figure, axes, size)
+        return _to_svg(figure, f"annealing-{size.name}", "Learning rate against samples seen, before and after")
 
 
 def choose_ratio_ticks(low: float, high: float) -> list[float]:

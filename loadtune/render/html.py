@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from loadtune.records.report import Finding, Report
+from loadtune.render.annealing import AnnealingView, compute_annealing
 from loadtune.render.answer import (
     Row,
     compose_alternatives,
@@ -20,7 +21,7 @@ from loadtune.render.answer import (
 )
 from loadtune.render.charts import compute_duel_chart, compute_throughput_chart
 from loadtune.render.commands import compose_command
-from loadtune.render.drawing import NARROW, WIDE, draw_duel, draw_throughput
+from loadtune.render.drawing import NARROW, WIDE, draw_annealing, draw_duel, draw_throughput
 from loadtune.render.gpu import compose_gpu_use
 from loadtune.render.heat import compute_heat
 from loadtune.render.page import render_page
@@ -67,7 +68,7 @@ def render_html(report: Report) -> str:
 
 def _compute_context(report: Report) -> dict[str, Any]:
     """Return all that the template shows."""
-    recommendation = report.recommendation
+    recommendation, annealing = report.recommendation, compute_annealing(report)
     return {
         "report": report,
         "title": _compute_title(report),
@@ -92,11 +93,12 @@ def _compute_context(report: Report) -> dict[str, Any]:
         "heat": compute_heat(report),
         "traces": compute_traces(report),
         "search": compute_search(report),
+        "annealing": annealing,
         "gpu_use": compose_gpu_use(report),
         "environment": compute_environment(report.environment),
         "request": compute_request(report),
         "command": compose_command(report),
-        **_compute_drawings(report),
+        **_compute_drawings(report, annealing),
     }
 
 
@@ -140,12 +142,13 @@ def _compute_answer_row(row: Row, lead: str | None, rate_per_s: float | None, la
     return AnswerRow(row.label, tuple(line for line in row.lines if line != lead), bar)
 
 
-def _compute_drawings(report: Report) -> dict[str, list[Markup]]:
-    """Return both charts in both sizes; an empty list where there is nothing to draw."""
+def _compute_drawings(report: Report, annealing: AnnealingView | None) -> dict[str, list[Markup]]:
+    """Return the charts in both sizes; an empty list where there is nothing to draw."""
     throughput, duel = compute_throughput_chart(report), compute_duel_chart(report)
     drawn = {
         "throughput": [] if throughput is None else [draw_throughput(throughput, size) for size in (WIDE, NARROW)],
         "duel": [] if duel is None else [draw_duel(duel, size) for size in (WIDE, NARROW)],
+        "annealing": [] if annealing is None else [draw_annealing(annealing.chart, size) for size in (WIDE, NARROW)],
     }
     # Drawn from numbers and our own words only: no foreign text enters an SVG.
     return {f"{name}_svgs": [Markup(svg) for svg in svgs] for name, svgs in drawn.items()}  # noqa: S704
