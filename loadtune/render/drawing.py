@@ -293,10 +293,15 @@ def _to_svg(figure: Any, name: str, described: str) -> str:
     return re.sub(r"<svg[^>]*>", f"{opening} {view.group() if view else ''} {xlink}>", svg, count=1).strip()
 
 
+def _round(match: re.Match[str]) -> str:
+    return f"{float(match.group()):.2f}"
+
+
 def _shorten(svg: str) -> str:
     """Drop what a page does not need: metadata, the global style, unused ids, digits below 0.01 units."""
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda match: match.group() if match[1] in used else "", svg)
-    svg = re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match.group()):.2f}", svg)
+    # In attributes only: between the tags stand the labels, whose 0.014 is not 0.01.
+    svg = re.sub(r'="[^"<>]*"', lambda match: re.sub(r"\d+\.\d{3,}", _round, match.group()), svg)
     return re.sub(r"\s*\n\s*", "\n", svg)

@@ -1,5 +1,7 @@
 """The page's section on the schedule of a larger batch."""
 
+import re
+
 import msgspec
 import pytest
 
@@ -45,3 +47,5 @@ def test_it_is_drawn_for_the_page():
     for size in (WIDE, NARROW):
         assert draw_annealing(chart, size) == draw_annealing(chart, size)
         assert 'role="img"' in draw_annealing(chart, size)
+        labels = re.findall(r">(0\.\d+)<", draw_annealing(chart, size))
+        assert len(set(labels)) == len(labels) > 2
