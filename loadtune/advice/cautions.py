@@ -49,6 +49,18 @@ def page_cache(case: Case) -> Finding | None:
     )
 
 
+def other_streams(case: Case) -> Finding | None:
+    """Another number of workers draws other augmentations: each worker's generators are seeded with its own number."""
+    if case.baseline is None or case.baseline.settings.num_workers == case.chosen.settings.num_workers:
+        return None
+    return Finding(
+        rule="other-streams",
+        severity="info",
+        title="Another num_workers draws other augmentations for the same seed",
+        detail="Each worker has generators of its own: a run is not repeated bit for bit; its distribution is the same.",
+    )
+
+
 def noisy(case: Case) -> Finding | None:
     """The windows of a trial differ so much that its rate says little."""
     spreads = [trial.spread_ratio for trial in case.trials if trial.spread_ratio is not None]

@@ -8,7 +8,15 @@ decomposition, because a loader that stalls every step looks low and steady to N
 from typing import Literal
 
 from loadtune.advice.case import Case, describe, miss_ratio, stall_ratio, used_cores, utilisation_percentiles
-from loadtune.advice.cautions import foreign_load, noisy, page_cache, shared_gpu, small_batch, throttled_gpu
+from loadtune.advice.cautions import (
+    foreign_load,
+    noisy,
+    other_streams,
+    page_cache,
+    shared_gpu,
+    small_batch,
+    throttled_gpu,
+)
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Evidence, Finding
 from loadtune.schedule.rescale import rescale_learning_rate
@@ -218,6 +226,7 @@ def _epoch_s(trial: TrialResult, sample_count: int) -> float | None:
 RULES = (
     device_bound, cpu_saturated, storage_bound, main_process_bound, loader_bound, jittery_gpu, low_steady_gpu,
     epoch_boundary, noisy, foreign_load, throttled_gpu, shared_gpu, small_batch, page_cache,
+    other_streams,
 )  # fmt: skip
 """Causes first: their order is the order of findings of one severity."""
 

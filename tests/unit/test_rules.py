@@ -155,6 +155,12 @@ def test_small_batch_is_told_below_eight():
     assert "small-batch" not in rules(trial(batch_size=8))
 
 
+def test_other_augmentations_are_told_where_the_workers_change():
+    assert "other-streams" in rules(trial(num_workers=4), trial(num_workers=2))
+    assert "other-streams" not in rules(trial(num_workers=2, batch_size=32), trial(num_workers=2))
+    assert "other-streams" not in rules(trial())
+
+
 def test_warm_cache_is_told_where_it_was_warm():
     """A cold measurement needs no such notice."""
     for cache in ("warm", "streaming", "cold"):
