@@ -57,7 +57,7 @@ def other_streams(case: Case) -> Finding | None:
         rule="other-streams",
         severity="info",
         title="Another num_workers draws other augmentations for the same seed",
-        detail="Each worker has generators of its own: a run is not repeated bit for bit; its distribution is the same.",
+        detail="Each worker has generators of its own: no run is repeated bit for bit; the distribution is the same.",
     )
 
 
