@@ -7,11 +7,11 @@ Real training of a small convolutional net with BatchNorm on scikit-learn's digi
 - The base rate at B = 16 is tuned: five rates, three seeds of their own, the least mean loss.
 - The gradient noise scale is measured in a base run of the tuning seeds, over its second half.
 - Base run, 4 B and 16 B, twenty paired seeds: with nothing rescaled (the schedule in steps), with the rate rescaled
-  alone, and with all that `loadtune.rescale` says (ours). "4B, ten times our rate" is a second control.
+  alone, and with all that `loadtune.rescale` says (ours). "4B, ten times" our rate is a second control.
 - At 4 B a curve over nine rates, ten of those seeds; all else as in ours.
 
 The larger batches are accumulated from micro-batches of 16, as several GPUs would make them, so BatchNorm normalises
-over 16 throughout. "4B, ours, one micro-batch" lets it see all 64 and is described only: it trains another loss.
+over 16 throughout. "4B, ours at once" lets it see all 64 and is described only: it trains another loss.
 
 Equivalent is what two one-sided tests at 5 % find within one standard deviation between the base run's seeds. Judged
 is the loss on digits that were not trained on. Batch size, epochs, net and judged loss were chosen on seeds that are
@@ -49,7 +49,7 @@ from loadtune.schedule.rescaled import Rescaled
 
 BASE_BATCH = 16
 EPOCHS = 12
-"""With many more, every variant ends at the same loss, that of the wrong labels, and the controls cannot fail."""
+"""With twenty the net learns the wrong labels by heart: the training loss falls, and the judged one does not."""
 SEEDS = range(20)
 TUNING_SEEDS = (1001, 1002, 1003)
 NOISE_SEED = 1001
@@ -68,7 +68,8 @@ TUNED = {"SGD": (0.025, 0.05, 0.1, 0.2, 0.4), "AdamW": (0.008, 0.016, 0.032, 0.0
 """Rates that the base rate is chosen from, at B."""
 
 DEEPLAB_SEEDS = range(3)
-DEEPLAB_BATCH, DEEPLAB_EPOCHS, DEEPLAB_RATE = 2, 6, 0.01
+DEEPLAB_BATCH, DEEPLAB_EPOCHS, DEEPLAB_RATE = 4, 10, 0.01
+"""With batches of 2, BatchNorm of the pooling branch sees two values, and nothing is learned in evaluation mode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,13 +155,13 @@ def plan_variants(optimizer: str, base_rate: float, noise_scale: NoiseScaleEstim
         if kappa == 4:
             whole = rescale_base(base, kappa * BASE_BATCH, 1, noise_scale)
             yield Variant(
-                name="4B, ours, one micro-batch",
+                name="4B, ours at once",
                 plan=ours_plan(base, kappa * BASE_BATCH, whole),
                 seeds=SEEDS,
                 notes={"is_judged": True, "warnings": list(whole.warnings)},
             )
             yield Variant(
-                name="4B, ten times our rate",
+                name="4B, ten times",
                 plan=at_rate(ours, 10 * ours.hyperparameters["lr"]),
                 seeds=SEEDS,
                 notes={"is_judged": True},
@@ -295,7 +296,7 @@ def run_deeplab(record: dict[str, Any], ends_s: float) -> None:
                 continue
             with measure(record, **keys) as measured:
                 losses = train(segmentation_net, samples, plan, DEEPLAB_EPOCHS, seed)
-                measured.add(JUDGED, losses[JUDGED], "nats")
+                measured.add("training loss", losses["training loss"], "nats")
             save(record, judge(record, tuple(OPTIMIZERS), len(SEEDS)))
 
 
@@ -306,7 +307,7 @@ def tell(record: dict[str, Any]) -> None:
             f"{optimizer}: base rate {tuned_rate(record, optimizer)}, curve's best {best_of_curve(record, optimizer)}"
         )
         told = [f"{times}B, {what}" for times in (4, 16) for what in ("nothing", "the rate", "ours")]
-        for variant in (*told, "4B, ours, one micro-batch", "4B, ten times our rate"):
+        for variant in (*told, "4B, ours at once", "4B, ten times"):
             found = equivalence(record, optimizer, variant)
             if found is not None and found.difference_sds is not None:
                 said = "equivalent" if found.is_equivalent else "not equivalent"

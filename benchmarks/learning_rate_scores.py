@@ -99,7 +99,7 @@ def judge(record: dict[str, Any], optimizers: Sequence[str], seeds: int) -> list
     for name in optimizers:
         found += [
             _is_equivalent(record, name, seeds),
-            *(_control_fails(record, name, variant, seeds) for variant in ("4B, nothing", "4B, ten times our rate")),
+            *(_control_fails(record, name, variant, seeds) for variant in ("4B, nothing", "4B, ten times")),
             _rate_is_near(record, name, seeds),
             _was_warned(record, name, seeds),
             _no_false_alarm(record, name, seeds),

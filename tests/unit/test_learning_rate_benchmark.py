@@ -62,7 +62,7 @@ def a_record(warned=False, ours=None, late=1.5):
     found = rows("base", runs(1.0, 0.1))
     found += rows("4B, ours", ours or runs(1.0, 0.1, seed=1), rate=0.4)
     found += rows("4B, nothing", runs(1.5, 0.1, seed=2))
-    found += rows("4B, ten times our rate", [None] * SEEDS, rate=4.0)
+    found += rows("4B, ten times", [None] * SEEDS, rate=4.0)
     found += rows("16B, ours", runs(late, 0.1, seed=3), rate=1.6, warned=warned)
     for rate, loss in ((0.1, 1.2), (0.2, 1.0), (0.8, None)):
         found += rows(f"4B, curve {rate}", [loss] * 3, rate=rate, is_curve=True)
