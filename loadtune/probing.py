@@ -75,6 +75,7 @@ def probe(options: ProbeOptions, sink: Sink, progress: Progress) -> Report:
             options.max_bad_ratio,
             run.plan.needs.sample_bytes,
             options.cold,
+            options.search,
             _gib(options.held),
         )
         run.facts = compute_facts(run.request, run.environment, run.dataset, options.objects, also)

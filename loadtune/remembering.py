@@ -25,7 +25,7 @@ MEMORY_STEP_BYTES = 2**30
 FACT_DIGITS = 32
 """Hexadecimal digits kept of a fact: two that differ share 128 bits once in the life of the universe."""
 KEPT_WORDS = "and kept: nothing was measured now."
-"""How the note of a recalled answer ends."""
+"""How the warning of a recalled answer ends: whoever expects a measurement must see that there was none."""
 KEPT_VERDICTS = (Verdict.FASTER, Verdict.SAME)
 """An inconclusive answer would be given again for ever, where a second measurement might tell."""
 
@@ -110,13 +110,13 @@ def recall(key: str) -> Report | None:
         found = read_report(cache_folder() / f"{key}.json")
     except (LoadtuneError, OSError, RuntimeError):
         return None
-    note = f"This answer was measured at {found.created} {KEPT_WORDS}"
-    return msgspec.structs.replace(found, search_notes=(note, *found.search_notes))
+    told = f"This answer was measured at {found.created} {KEPT_WORDS}\nmeasure anew with --fresh, or fresh=True"
+    return msgspec.structs.replace(found, warnings=(told, *found.warnings))
 
 
 def is_recalled(report: Report) -> bool:
     """Say whether a report was kept from before."""
-    return any(note.endswith(KEPT_WORDS) for note in report.search_notes)
+    return any(KEPT_WORDS in warning for warning in report.warnings)
 
 
 def remember(key: str, report: Report) -> bool:

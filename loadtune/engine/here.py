@@ -40,6 +40,7 @@ class HereTask:
         pid: This process, whose tree is what the sampler watches.
         inbox: Events not yet taken, oldest first.
         exit: How it ended; None while it runs.
+        unrestored: Why what it trained is not as it was; None: it is.
     """
 
     def __init__(self, task: Task, here: "Here") -> None:
@@ -49,6 +50,7 @@ class HereTask:
         self._task, self._here = task, here
         self._log = ""
         self._is_ending = False
+        self.unrestored: str | None = None
         self._may_go_on = threading.Event()
         self._thread = threading.Thread(target=self._run, name="loadtune-trial", daemon=True)
         self._thread.start()
@@ -69,7 +71,7 @@ class HereTask:
         """Tell the task to end, and wait until it has put everything back.
 
         Raises:
-            EngineError: It does not end.
+            EngineError: It does not end, or what it trained could not be put back.
         """
         self._is_ending = True
         self._may_go_on.set()
@@ -78,6 +80,11 @@ class HereTask:
             raise EngineError(
                 f"a trial in this process did not end within {END_LIMIT_S:.0f} s of being told to",
                 "your data set or step hangs; what it trains may not be as it was: start the script again",
+            )
+        if self.unrestored is not None:
+            raise EngineError(
+                f"what a trial in this process trained could not be put back: {self.unrestored}",
+                "start the script again, and hand over a model= or a step that can be pickled",
             )
 
     def _tell(self, event: Event) -> None:
@@ -91,8 +98,9 @@ class HereTask:
         child = importlib.import_module("loadtune.engine.child")
         restoring = importlib.import_module("loadtune.workload.restoring")
         accelerators: list[Any] = []
-        restore: Callable[[], None] = restoring.keep(self._here.objects)
+        restores: list[Callable[[], None]] = []
         try:
+            restores.append(restoring.keep(self._here.objects))
             self._here.hold_to_cores()
             child.do(
                 self._task,
@@ -110,15 +118,23 @@ class HereTask:
             is_device_memory = any(each.is_out_of_memory(error) for each in accelerators)
             self._here.hear(self, classify_exception(error, is_device_memory=is_device_memory))
         finally:
-            restore()
-            self.exit = Exited(
-                pid=self.pid,
-                exit_code=code,
-                signal=None,
-                cpu_s=time.thread_time(),
-                peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            )
-            self._here.wake()
+            try:
+                for restore in restores:
+                    restore()
+            except Exception as error:  # noqa: BLE001 - an object of the user's that cannot take its own state back
+                self.unrestored = f"{type(error).__name__}: {error}"
+            self._end(code)
+
+    def _end(self, code: int) -> None:
+        """Say that the task is over: whoever polls would wait for ever without."""
+        self.exit = Exited(
+            pid=self.pid,
+            exit_code=code,
+            signal=None,
+            cpu_s=time.thread_time(),
+            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
+        self._here.wake()
 
 
 class Here:

@@ -116,7 +116,33 @@ def as_model(found: Any, told: str) -> nn.Module:
     return made
 
 
-class BuiltInStep:
+class _ForwardPass:
+    """What training and evaluating share: model and loss on the device, precision and memory format."""
+
+    def __init__(self, model: nn.Module, spec: WorkloadSpec, device: torch.device, loss: Loss | None) -> None:
+        self._loss = loss.to(device) if isinstance(loss, nn.Module) else loss
+        self.model = model.to(device)
+        self._device_type = device.type
+        self._is_channels_last = spec.channels_last
+        if spec.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self._autocast_dtype = AUTOCAST_DTYPES.get(spec.precision)
+
+    def _compute_loss(self, batch: Any) -> Tensor:
+        """Return the loss of one batch.
+
+        Raises:
+            TargetError: The batch, or the model's output, is nothing that cross entropy takes.
+        """
+        images, targets = _images_and_targets(batch) if self._loss is None else _two_parts(batch)
+        if self._is_channels_last and isinstance(images, Tensor) and images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        is_mixed = self._autocast_dtype is not None
+        with torch.autocast(self._device_type, dtype=self._autocast_dtype, enabled=is_mixed):
+            return (self._loss or compute_loss)(self.model(images), targets)
+
+
+class BuiltInStep(_ForwardPass):
     """Cross entropy on a batch of (images, targets), and an optimizer step every few batches.
 
     The gradients of accumulation_steps batches are averaged, so with a model without batch statistics they
@@ -141,13 +167,8 @@ class BuiltInStep:
         loss: Loss | None = None,
         optimizer: OptimizerParts | None = None,
     ) -> None:
-        self._loss = loss.to(device) if isinstance(loss, nn.Module) else loss
-        self.model = model.to(device).train()
-        self._device_type = device.type
-        self._is_channels_last = spec.channels_last
-        if spec.channels_last:
-            self.model.to(memory_format=torch.channels_last)
-        self._autocast_dtype = AUTOCAST_DTYPES.get(spec.precision)
+        super().__init__(model, spec, device, loss)
+        self.model.train()
         self._optimizer = _optimizer(self.model, spec, optimizer)
         is_scaled = spec.precision == "fp16" and device.type == "cuda"  # float16 gradients underflow unscaled
         self._scaler = torch.amp.GradScaler(device.type, enabled=is_scaled)
@@ -160,13 +181,7 @@ class BuiltInStep:
         Raises:
             TargetError: The batch, or the model's output, is nothing that cross entropy takes.
         """
-        images, targets = _images_and_targets(batch) if self._loss is None else _two_parts(batch)
-        if self._is_channels_last and isinstance(images, Tensor) and images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        is_mixed = self._autocast_dtype is not None
-        with torch.autocast(self._device_type, dtype=self._autocast_dtype, enabled=is_mixed):
-            loss = (self._loss or compute_loss)(self.model(images), targets)
-        self._scaler.scale(loss / self._accumulation_steps).backward()
+        self._scaler.scale(self._compute_loss(batch) / self._accumulation_steps).backward()
         self._batches += 1
         if self._batches % self._accumulation_steps == 0:
             self._scaler.step(self._optimizer)
@@ -174,7 +189,7 @@ class BuiltInStep:
             self._optimizer.zero_grad(set_to_none=True)
 
 
-class EvaluationStep:
+class EvaluationStep(_ForwardPass):
     """The forward pass and the loss of a batch of (images, targets), without gradients, in evaluation mode.
 
     Args:
@@ -185,13 +200,8 @@ class EvaluationStep:
     """
 
     def __init__(self, model: nn.Module, spec: WorkloadSpec, device: torch.device, *, loss: Loss | None = None) -> None:
-        self._loss = loss.to(device) if isinstance(loss, nn.Module) else loss
-        self.model = model.to(device).eval()
-        self._device_type = device.type
-        self._is_channels_last = spec.channels_last
-        if spec.channels_last:
-            self.model.to(memory_format=torch.channels_last)
-        self._autocast_dtype = AUTOCAST_DTYPES.get(spec.precision)
+        super().__init__(model, spec, device, loss)
+        self.model.eval()
 
     @torch.no_grad()
     def __call__(self, batch: Any) -> None:
@@ -200,12 +210,7 @@ class EvaluationStep:
         Raises:
             TargetError: The batch, or the model's output, is nothing that cross entropy takes.
         """
-        images, targets = _images_and_targets(batch) if self._loss is None else _two_parts(batch)
-        if self._is_channels_last and isinstance(images, Tensor) and images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        is_mixed = self._autocast_dtype is not None
-        with torch.autocast(self._device_type, dtype=self._autocast_dtype, enabled=is_mixed):
-            (self._loss or compute_loss)(self.model(images), targets)
+        self._compute_loss(batch)
 
 
 def compute_loss(output: Any, targets: Tensor) -> Tensor:

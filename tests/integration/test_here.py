@@ -122,3 +122,22 @@ def test_the_callers_own_group_is_never_signalled():
     assert running.pid == os.getpid()
     with pytest.raises(PermissionError):
         running.signal_group(signal.SIGTERM)
+
+
+class Stubborn:
+    """Gives its state and does not take it back."""
+
+    def __call__(self, batch):
+        del batch
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        raise ValueError("not twice")
+
+
+def test_what_cannot_be_put_back_is_an_error():
+    """The script must not train on as if nothing had happened."""
+    with pytest.raises(EngineError, match="could not be put back: ValueError: not twice"):
+        run({"dataset": Locked(), "train_step": Stubborn()})

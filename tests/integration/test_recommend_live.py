@@ -58,7 +58,7 @@ if __name__ == "__main__":
     next(iter(loader))
     verdict = advice.report.recommendation.verdict.value
     told = {"verdict": verdict, "kwargs": advice.dataloader_kwargs, "lr": advice.lr, "same": same,
-            "notes": advice.report.search_notes,
+            "notes": advice.report.search_notes + advice.report.warnings,
             "cores": advice.report.environment.limits.usable_cores, "seconds": advice.report.seconds_spent}
     with open(os.path.join(os.environ["OUT"], os.environ.get("RANK", "0") + os.environ.get("TRY", "")), "w") as file:
         json.dump(told, file)

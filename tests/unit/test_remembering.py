@@ -87,7 +87,8 @@ def test_an_answer_is_kept_and_says_so():
     assert found is not None
     assert is_recalled(found)
     assert not is_recalled(report)
-    assert msgspec.structs.replace(found, search_notes=report.search_notes) == report
+    assert "--fresh" in found.warnings[0]
+    assert msgspec.structs.replace(found, warnings=report.warnings) == report
 
 
 def test_what_is_unfinished_or_undecided_is_not_kept():

@@ -233,3 +233,29 @@ def test_a_model_may_be_handed_over_as_a_function():
     assert isinstance(step, BuiltInStep)
     with pytest.raises(TargetError, match="handed over gives a list"):
         build_step(spec(), CPU, model=list)
+
+
+def test_evaluating_changes_nothing_and_keeps_no_gradient():
+    """Parameters and BatchNorm's statistics stay; the loss that was handed over is asked; a wrong batch is refused."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    asked = []
+
+    def loss(output, targets):
+        asked.append((output.requires_grad, model.training))
+        return nn.functional.cross_entropy(output, targets)
+
+    step = build_step(
+        spec(purpose="evaluate"), CPU, model=model, loss=loss, train_step=lambda batch: asked.append("trained")
+    )
+    step((torch.randn(4, 3, 5, 5), torch.zeros(4, 5, 5, dtype=torch.int64)))
+    assert asked == [(False, False)]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(TargetError, match="a loss takes"):
+        step(torch.zeros(4))
+
+
+def test_a_step_for_validation_comes_before_the_model():
+    seen = []
+    build_step(spec(purpose="evaluate"), CPU, model=nn.Linear(1, 1), val_step=seen.append)("batch")
+    assert seen == ["batch"]
