@@ -25,6 +25,9 @@ VARIANTS_MAX = 2
 """Variants tried in one probe: each costs a trial and a duel, and the first is the most promising."""
 VARIANT_S = 6.0
 """Seconds that a variant's trial may take beside its duel."""
+CLEAR_RATIO = 1.1
+"""A variant whose single trial is so much faster than the choice's is duelled against the baseline at once where there
+is no time for two duels: trials of one setting differ by 2 to 8 %. A lower share would credit noise to the variant."""
 HOLD_UP_RATIO = 0.97
 """A variant whose single trial is below this share of the choice's is not worth a duel: the tie rule's own share."""
 
@@ -52,19 +55,24 @@ def refine(run: Probe, choice: Choice) -> Choice:
         if _left_s(run) < duels * DUEL_WANTED_S + VARIANT_S:
             run.notes = (*run.notes, f"Not tried for want of time: {_name(variant)} ({variant.why}).")
             return choice
-        if _wins(run, choice, variant, duels):
+        why = _why_kept(run, choice, variant, duels)
+        if why is not None:
             rate = representative(run.trials, variant.settings)
             return Choice(
                 settings=variant.settings,
                 rate_per_s=choice.rate_per_s if rate is None or rate.rate_per_s is None else rate.rate_per_s,
                 ties=choice.ties,
-                reasons=(*choice.reasons, f"{_name(variant)} won a duel against the same without it: {variant.why}."),
+                reasons=(*choice.reasons, f"{_name(variant)} {why}: {variant.why}."),
             )
     return choice
 
 
-def _wins(run: Probe, choice: Choice, variant: Variant, duels: int) -> bool:
-    """Measure a variant, and say whether a duel shows it faster than the choice."""
+def _why_kept(run: Probe, choice: Choice, variant: Variant, duels: int) -> str | None:
+    """Measure a variant, and return why it takes the choice's place; None where it does not.
+
+    It wins a duel against the choice, or, where there is time for one duel only, the baseline's, its trial is so much
+    faster that no noise explains it.
+    """
     leg = Leg(settings=variant.settings, role="variant")
     spec = run.plan.spec(leg, run.cache, run.first_sample(), run.options.seed)
     run.progress.phase(f"trying {_name(variant)}")
@@ -73,16 +81,23 @@ def _wins(run: Probe, choice: Choice, variant: Variant, duels: int) -> bool:
     run.samples_used += 0 if trial.measurement is None else trial.measurement.samples_seen
     if trial.rate_per_s is None or trial.rate_per_s < HOLD_UP_RATIO * choice.rate_per_s:
         run.notes = (*run.notes, f"{_name(variant)} was tried, since {variant.why}: its trial was no faster.")
-        return False
-    reason = _hold_duel(run, choice.settings, variant.settings, _left_s(run) / duels)
+        return None
+    seconds, ratio = _left_s(run) / duels, trial.rate_per_s / choice.rate_per_s
+    if duels > 1 and isinstance(_plan_duel(run, choice.settings, variant.settings, seconds), str):
+        is_clear = ratio >= CLEAR_RATIO
+        told = "there was no time for a duel against the same without it"
+        if not is_clear:
+            run.notes = (*run.notes, f"{_name(variant)} was {ratio:.2f} times as fast in one trial, but {told}.")
+        return f"was {ratio:.2f} times as fast in its trial ({told})" if is_clear else None
+    reason = _hold_duel(run, choice.settings, variant.settings, seconds)
     if reason or run.duels[-1].failure is not None:
-        return False
+        return None
     duel = run.duels[-1]
     interval = duel_interval(duel.pairs, burst_samples=burst_samples(duel))
     is_faster = verdict(interval) is Verdict.FASTER
     if not is_faster:
         run.notes = (*run.notes, f"{_name(variant)} was tried, since {variant.why}: the duel did not show it faster.")
-    return is_faster
+    return "won a duel against the same without it" if is_faster else None
 
 
 def _name(variant: Variant) -> str:
@@ -101,15 +116,22 @@ def _left_s(run: Probe) -> float:
     return run.options.budget_s - run.spent_s() - reserve_s
 
 
-def _hold_duel(run: Probe, baseline: Settings, contender: Settings, seconds: float) -> str:
-    """Hold a duel within its seconds, and keep it; return why there is none, or nothing."""
+def _plan_duel(run: Probe, baseline: Settings, contender: Settings, seconds: float) -> DuelPlan | str:
+    """Fit a duel into these seconds; text where it cannot be."""
     left_s = min(DUEL_MAX_S, seconds)
     ours, theirs = (representative(run.trials, each) for each in (contender, baseline))
     if theirs is None or ours is None:
         return "the baseline could not be measured"
     plan = fit_duel(left_s, theirs, ours, run.plan.device.kind, returns_memory=run.plan.limits.returns_memory)
-    if plan is None:
-        return f"{left_s:.0f} s were left, too few for a duel: give it a longer --budget"
+    return plan or f"{left_s:.0f} s were left, too few for a duel: give it a longer --budget"
+
+
+def _hold_duel(run: Probe, baseline: Settings, contender: Settings, seconds: float) -> str:
+    """Hold a duel within its seconds, and keep it; return why there is none, or nothing."""
+    left_s = min(DUEL_MAX_S, seconds)
+    plan = _plan_duel(run, baseline, contender, left_s)
+    if isinstance(plan, str):
+        return plan
     legs = [Leg(settings=each, role="grid") for each in (baseline, contender)]
     specs = [run.plan.spec(leg, run.cache, run.first_sample(), run.options.seed) for leg in legs]
     run.progress.phase(f"duel: {format_settings(contender)} against {format_settings(baseline)}")
@@ -118,7 +140,8 @@ def _hold_duel(run: Probe, baseline: Settings, contender: Settings, seconds: flo
         run.progress.phase(f"duel: {done} of {planned} slice pairs")
 
     deadline_s = time.monotonic() + left_s
-    reason = None if _fit_together(run, [theirs, ours]) else NO_ROOM
+    trials = [trial for each in (baseline, contender) if (trial := representative(run.trials, each)) is not None]
+    reason = None if _fit_together(run, trials) else NO_ROOM
     reason = STAYS_HERE if run.arena is None else reason
     try:
         run.duels.append(_hold(run, specs[0], specs[1], plan, deadline_s, told, reason))

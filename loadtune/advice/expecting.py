@@ -1,5 +1,6 @@
 """What does a search expect of a setting, by the model and by what was measured so far?"""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -48,7 +49,7 @@ class Expectations:
         wall_s = cost.wall_s_per_sample or cost.cpu_s_per_sample
         steps = self._step_s()
         main = [
-            measured.main_cpu_s_per_sample
+            min(measured.main_cpu_s_per_sample, self._main_work_s())
             for trial, measured in self._measured()
             if is_end_to_end(trial) and trial.settings.num_workers and measured.main_cpu_s_per_sample is not None
         ]
@@ -78,7 +79,7 @@ class Expectations:
         return min(count for count, rate in rates.items() if rate >= BEST_RATIO * max(rates.values()))
 
     def device_rate_per_s(self, batch_size: int) -> float | None:
-        """Return the device's own rate as measured at this batch size; None where it was not."""
+        """Return the device's own rate as measured at this batch size, copies counted in; None where it was not."""
         step_s = self._step_s().get(batch_size)
         return None if not step_s else batch_size / step_s
 
@@ -88,9 +89,14 @@ class Expectations:
         return None if trial is None else used_cores(trial)
 
     def main_cores(self, settings: Settings) -> float | None:
-        """Return the cores that its main process used; None where that was not read."""
+        """Return the cores that its main process worked on; None where that was not read.
+
+        A process that waits for CUDA turns on its core and looks busy: that is no work.
+        """
         trial = self._last(settings)
-        return None if trial is None or trial.trace is None else trial.trace.mean_main_cores
+        if trial is None or trial.trace is None or trial.trace.mean_main_cores is None:
+            return None
+        return min(trial.trace.mean_main_cores, self._main_work_s() * (trial.rate_per_s or math.inf))
 
     def note_prediction(self, leg: Leg) -> None:
         """Keep what is expected of a leg that is about to run, for the report."""
@@ -117,10 +123,34 @@ class Expectations:
         own = [each for each in self.ledger.results if each.settings == settings and is_end_to_end(each)]
         return own[-1] if own else None
 
+    def _main_work_s(self) -> float:
+        """Return the CPU seconds that the main process can have worked on a sample: taking it, and launching its step.
+
+        Each is known from where it was not mixed with waiting: the loader alone, and the quickest launch. Infinite
+        where either is not known.
+        """
+        taking = [m.main_cpu_s_per_sample for trial, m in self._measured() if trial.consume == "nothing"]
+        launching = [
+            measured.launch_cpu_s / trial.settings.batch_size
+            for trial, measured in self._measured()
+            if is_end_to_end(trial) and measured.launch_cpu_s is not None
+        ]
+        known = [each for each in taking if each is not None]
+        return max(known) + min(launching) if known and launching else math.inf
+
     def _step_s(self) -> dict[int, float]:
-        """Return the seconds of a step on a resident batch, by batch size."""
+        """Return the seconds of a step by batch size: on a resident batch, and the copy that a fed one needs before it.
+
+        Copy and step share a stream, so that neither runs beside the other.
+        """
+        copies = [
+            measured.copy_s / trial.settings.batch_size
+            for trial, measured in self._measured()
+            if is_end_to_end(trial) and measured.copy_s is not None
+        ]
+        copy_s = median(copies) if copies else 0.0
         return {
-            each.settings.batch_size: each.settings.batch_size / each.rate_per_s
+            each.settings.batch_size: each.settings.batch_size * (1.0 / each.rate_per_s + copy_s)
             for each in self.ledger.results
             if each.feed == "resident" and each.rate_per_s
         }

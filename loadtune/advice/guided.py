@@ -141,8 +141,8 @@ class GuidedSearch:
         self._is_fed = self._reached(own) >= FED_RATIO
         if self._is_fed:
             self._ledger.note(
-                f"Your setting reaches {self._reached(own):.0%} of what the device does alone: the loader is not the "
-                "limit, and more workers were not tried."
+                f"Your setting reaches {self._reached(own):.0%} of what the device does alone, copies counted in: the "
+                "loader is not the limit, and more workers were not tried."
             )
         if not self._is_fed or self._baseline.num_workers > 1 or self._larger:
             alone = with_axes(self._baseline, 1, own)
@@ -226,7 +226,7 @@ class GuidedSearch:
         return self._reached(batch_size) >= FED_RATIO
 
     def _reached(self, batch_size: int) -> float:
-        """Return the best measured rate by the device's own; 0 where either is unknown."""
+        """Return the best measured rate by the device's own, copies counted in; 0 where either is unknown."""
         device = self.expectations.device_rate_per_s(batch_size)
         rates = self._rates_by_workers(batch_size)
         return max(rates.values(), default=0.0) / device if device else 0.0

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from loadtune.monitor.gpu import MEMORY, POWER, READINGS, SM_CLOCK, THROTTLE, UTILISATION, GpuReadings
+from loadtune.monitor.gpu import MEMORY, POWER, READINGS, SM_CLOCK, THROTTLE, UTILISATION, DriverSampling, GpuReadings
 from loadtune.records.resources import GpuInfo, Unavailable
 
 MIB = 1 << 20
@@ -118,6 +118,10 @@ class AmdReader:
             sm_clock_mhz=None if clock is None else int(clock),
             throttle_reasons=None if throttled is None else ("throttled",) if throttled else (),
         )
+
+    def read_sampling(self) -> DriverSampling | None:
+        """Return None: the driver keeps no samples that can be asked for."""
+        return None
 
     def gpm_reason(self) -> str | None:
         """Return why there are no GPU performance metrics."""

@@ -75,6 +75,22 @@ class GpuReadings:
     """Share of time since the reading before in which a process had a kernel running."""
 
 
+@dataclass(frozen=True, slots=True)
+class DriverSampling:
+    """How the driver samples utilisation, as its ring shows."""
+
+    samples: int
+    """Samples in the ring."""
+    period_s: float | None
+    """Median time between two; None: there are fewer than two."""
+    span_s: float
+    """From the oldest to the newest."""
+    clock: str
+    """On which its stamps lie: see `driver_clock`."""
+    age_s: float
+    """Of the newest."""
+
+
 class Reader(Protocol):
     """Reads one GPU. It never raises: what the driver refuses is None, and `unavailable` says why."""
 
@@ -93,6 +109,9 @@ class Reader(Protocol):
 
     def read_state(self) -> GpuReadings:
         """Return everything else as of now."""
+
+    def read_sampling(self) -> DriverSampling | None:
+        """Return how the driver samples utilisation; None where it keeps no samples."""
 
     def gpm_reason(self) -> str | None:
         """Return why there are no GPU performance metrics; None: there are."""

@@ -6,9 +6,21 @@ It opens no CUDA context, and handles are not to be carried across a fork.
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
+from statistics import median
 
 from loadtune.monitor.driver_clock import DriverClock
-from loadtune.monitor.gpu import ENERGY, MEMORY, PCIE_LINK, POWER, SM_CLOCK, THROTTLE, UTILISATION, GpuReadings
+from loadtune.monitor.gpu import (
+    ENERGY,
+    MEMORY,
+    PCIE_LINK,
+    POWER,
+    SM_CLOCK,
+    THROTTLE,
+    UTILISATION,
+    DriverSampling,
+    GpuReadings,
+)
 from loadtune.monitor.gpu_processes import Processes
 from loadtune.monitor.nvml_answer import NEVER, Answer, Code, Device, ask
 from loadtune.monitor.nvml_counters import FieldCounters
@@ -127,6 +139,24 @@ class GpuReader:
             gpm=self._gpm.read(),
             pids=self._processes.read_pids(),
             sm_ratio_by_pid=self._processes.read_use(),
+        )
+
+    def read_sampling(self) -> DriverSampling | None:
+        """Return how the driver samples utilisation, from all that its ring holds; None where it keeps none."""
+        answer = ask(self._api, "nvmlDeviceGetSamples", self._device.handle, GPU_UTILIZATION_SAMPLES, 0)
+        if answer.is_refused:
+            return None
+        stamps_s = sorted({int(sample.timeStamp) / 1e6 for sample in answer.value[1] if sample.timeStamp})
+        if not stamps_s:
+            return None
+        offset_s = self._driver_clock.offset_s(stamps_s[-1])
+        steps_s = [later - earlier for earlier, later in pairwise(stamps_s)]
+        return DriverSampling(
+            samples=len(stamps_s),
+            period_s=median(steps_s) if steps_s else None,
+            span_s=stamps_s[-1] - stamps_s[0],
+            clock=self._driver_clock.domain or "arrival",
+            age_s=self._monotonic() - (stamps_s[-1] + offset_s),
         )
 
     def gpm_reason(self) -> str | None:

@@ -47,6 +47,11 @@ class Bench:
         return self.run.plan.baseline
 
     @property
+    def is_on_cuda(self) -> bool:
+        """Whether the device is a CUDA device, of which more can be asked, and more exactly."""
+        return self.run.plan.device.kind == "cuda"
+
+    @property
     def arena(self) -> Arena:
         """Where duels are held: verifying runs no trial in its own process."""
         assert self.run.arena is not None  # noqa: S101 - a launcher was handed to `prepare`
@@ -55,6 +60,11 @@ class Bench:
     def spec(self, measure_s: float = MEASURE_S) -> TrialSpec:
         """Return a trial of the setting under test, on fresh samples where the cache must not be warm for it."""
         return make_spec(self.run, Leg(settings=self.settings, role="baseline", measure_s=measure_s))
+
+    def resident_spec(self) -> TrialSpec:
+        """Return a trial of the device alone at the setting's batch size: no loader, one batch that stays there."""
+        leg = Leg(settings=self.settings, role="ceiling", feed="resident", measure_s=MEASURE_S)
+        return make_spec(self.run, leg)
 
     def run_trial(self, spec: TrialSpec) -> TrialResult:
         """Run one trial to its result."""
@@ -127,9 +137,9 @@ def mean_foreign_cores(duel: Duel | str) -> float | None:
 
 
 def judge_equal(
-    interval: RatioInterval, *, is_disturbed: bool, may_be_faster: bool = False
+    interval: RatioInterval, *, is_disturbed: bool, may_be_faster: bool = False, limit_ratio: float = SAME_RATIO
 ) -> tuple[Outcome, str | None]:
-    """Say whether two rates are equal: the whole interval within 3 % of 1, wholly outside, or neither.
+    """Say whether two rates are equal: the whole interval within a limit of 1, wholly outside, or neither.
 
     An interval that is narrow beside a busy neighbour is as good as any: both sides met it by turns. A difference seen
     there is not held against the tool.
@@ -138,16 +148,17 @@ def judge_equal(
         interval: Of one rate by the other.
         is_disturbed: Whether others used the processors meanwhile.
         may_be_faster: Whether only a ratio below 1 speaks against the claim.
+        limit_ratio: How far from 1 is equal.
     """
     if interval.low is None or interval.high is None or not interval.trusted:
         return Outcome.UNKNOWN, interval.reason or "there is no interval"
-    low, high = 1.0 - SAME_RATIO, math.inf if may_be_faster else 1.0 + SAME_RATIO
+    low, high = 1.0 - limit_ratio, math.inf if may_be_faster else 1.0 + limit_ratio
     if low <= interval.low and interval.high <= high:
         return Outcome.HOLDS, None
     if interval.high < low or interval.low > high:
         if is_disturbed:
             return Outcome.UNKNOWN, DISTURBED
-        return Outcome.FAILS, f"the whole interval lies more than {100 * SAME_RATIO:g} % from 1"
+        return Outcome.FAILS, f"the whole interval lies more than {100 * limit_ratio:g} % from 1"
     half = 100 * (math.sqrt(interval.high / interval.low) - 1)
     others = ", while others used the processors" if is_disturbed else ""
     told = f"the smallest difference that this run could have told is {half:.1f} %{others}"

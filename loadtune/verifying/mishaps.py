@@ -65,7 +65,7 @@ def check_device_memory(bench: Bench) -> Check | None:
     if kind == "replay":
         spec = msgspec.structs.replace(spec, device=_replay(device_memory_bytes=1))
     else:
-        workload = msgspec.structs.replace(spec.workload, train_step_target=f"{MISHAPS}exhaust_device")
+        workload = msgspec.structs.replace(spec.workload, train_step_target=f"{MISHAPS}outgrow_device")
         spec = msgspec.structs.replace(spec, workload=workload)
     return _check(bench, spec, id="device-memory", claim=DEVICE_CLAIM, expected=(Cause.DEVICE_MEMORY,))
 

@@ -1,14 +1,15 @@
 """Does a replayed device run as the device does? Recorded here and set against it; a replay is held to its profile."""
 
 import time
+from collections.abc import Sequence
 
 import msgspec
 
 from loadtune.advice.search import Leg, with_axes
 from loadtune.recording import make_profile
-from loadtune.records.measurement import Duel
+from loadtune.records.measurement import Duel, TrialResult
 from loadtune.records.profile import ReplayProfile
-from loadtune.records.settings import DeviceChoice
+from loadtune.records.settings import DeviceChoice, Settings
 from loadtune.records.verification import Check, Figure, Outcome
 from loadtune.stats import SAME_RATIO
 from loadtune.verifying.bench import DISTURBED, Bench, describe_ratio, make_spec, slim, timed, watch
@@ -16,10 +17,17 @@ from loadtune.verifying.comparisons import hold, make_check, read_interval
 
 PROFILE_MEASURE_S = 4.0
 """Seconds in windows to record the device for a replay, or to hold a replay to its profile."""
+CELL_RATIO = 0.05
+"""How far the rate of a replay may lie from the device's in any cell. Own choice: the recording's spread, that of two
+trials, and little more."""
+CELL_MEASURE_S = 1.5
+"""Seconds in windows of each trial of a cell: a GPU's rate is known to 1 % after one."""
 
 
 def check_replay(bench: Bench, seconds: float) -> list[Check]:
     """Record the device and hold its replay against it; a device that is itself a replay is held to its profile."""
+    if bench.is_on_cuda:
+        return [_check_cells(bench, seconds)]
     profile = bench.run.plan.device.profile
     if profile is not None:
         return [_check_profile(bench, profile)]
@@ -55,6 +63,112 @@ def _hold_against_replay(bench: Bench, until_s: float) -> Duel | str:
     profile = make_profile("this device", [recorded])
     replayed = msgspec.structs.replace(real, device=DeviceChoice(kind="replay", profile=profile))
     return hold(bench, until_s - time.monotonic(), "nothing", real, replayed)[0]
+
+
+def _check_cells(bench: Bench, seconds: float) -> Check:
+    """Record the device at two batch sizes, and hold its replay against it with three worker counts at each.
+
+    What a profile cannot know, such as copies that compete with the loader for memory, would show in some cells only.
+    """
+    cells = find_cells(bench.settings)
+    figures, trials = list[Figure](), list[TrialResult]()
+    with watch(bench) as found:
+        profile = _record(bench, sorted({each.batch_size for each in cells}), trials)
+        if isinstance(profile, str):
+            problem = f"the device could not be recorded: {profile}"
+        else:
+            problem = _measure_cells(bench, cells, profile, time.monotonic() + seconds, figures, trials)
+    worst = max((each.value for each in figures if each.value), key=lambda ratio: abs(ratio - 1.0), default=None)
+    outcome, reason = (Outcome.UNKNOWN, problem) if problem else (Outcome.HOLDS, None)
+    loads = [trial.trace.mean_foreign_cores for trial in trials if trial.trace is not None]
+    foreign = max((load for load in loads if load is not None), default=None)
+    is_disturbed = bench.is_disturbing(foreign)
+    if worst is not None and abs(worst - 1.0) > CELL_RATIO:
+        told = f"one cell is off by {abs(worst - 1.0):.1%}"
+        outcome = Outcome.UNKNOWN if is_disturbed else Outcome.FAILS
+        reason = f"{told}; {DISTURBED}" if is_disturbed else told
+    check = Check(
+        id="replay",
+        claim="A device recorded here and replayed runs as the device itself does.",
+        target=f"within {100 * CELL_RATIO:g} % in each of {len(cells)} cells",
+        measured="not measured" if worst is None else f"{worst:.3f}x in the worst of {len(figures)} cells",
+        outcome=outcome,
+        reason=reason,
+        figures=tuple(figures),
+        foreign_cores=foreign,
+        trials=tuple(slim(trial) for trial in trials),
+    )
+    return timed(check, found)
+
+
+def _measure_cells(
+    bench: Bench,
+    cells: Sequence[Settings],
+    profile: ReplayProfile,
+    until_s: float,
+    figures: list[Figure],
+    trials: list[TrialResult],
+) -> str:
+    """Add a figure a cell, and return why some are missing."""
+    longest_s = 0.0
+    for place, settings in enumerate(cells):
+        began_s = time.monotonic()
+        if began_s + longest_s > until_s:
+            return f"there was time for {place} of {len(cells)} cells"
+        rates = _rates_of_cell(bench, settings, profile, trials, is_first=place % 2 == 0)
+        if isinstance(rates, str):
+            return f"a trial failed: {rates}"
+        figures.append(Figure(quantity=f"replay by device, {_name(settings)}", value=rates[1] / rates[0], unit="x"))
+        longest_s = max(longest_s, time.monotonic() - began_s)
+    return ""
+
+
+def find_cells(settings: Settings) -> tuple[Settings, ...]:
+    """Return six settings around the one under test: a quarter, half and all of its workers, whole and half batch."""
+    workers = settings.num_workers
+    counts = sorted({max(1, workers // 4), max(1, workers // 2), max(1, workers)})
+    counts += [max(counts) + more for more in range(1, 4 - len(counts))]
+    sizes = sorted({max(2, settings.batch_size // 2), settings.batch_size})
+    if len(sizes) == 1:
+        sizes.append(2 * sizes[0])
+    return tuple(with_axes(settings, count, size) for size in sizes for count in counts)
+
+
+def _name(settings: Settings) -> str:
+    return f"num_workers={settings.num_workers}, batch_size={settings.batch_size}"
+
+
+def _record(bench: Bench, sizes: list[int], trials: list[TrialResult]) -> ReplayProfile | str:
+    """Record the device at these batch sizes, as `loadtune profile` does; text where it cannot be."""
+    recorded = []
+    for size in sizes:
+        settings = with_axes(bench.settings, 0, size)
+        leg = Leg(settings=settings, role="ceiling", feed="cached", measure_s=CELL_MEASURE_S)
+        spec = msgspec.structs.replace(make_spec(bench.run, leg), threads=bench.spec().threads)
+        recorded.append(bench.run_trial(spec))
+    trials += recorded
+    lost = next((each for each in recorded if each.measurement is None), None)
+    if lost is not None:
+        return lost.failure.message if lost.failure else str(lost.state)
+    return make_profile("this device", recorded)
+
+
+def _rates_of_cell(
+    bench: Bench, settings: Settings, profile: ReplayProfile, trials: list[TrialResult], *, is_first: bool
+) -> tuple[float, float] | str:
+    """Return the rates of device and replay, the replay's measured first by turns; text where a trial fails."""
+    leg = Leg(settings=settings, role="grid", measure_s=CELL_MEASURE_S)
+    rates: dict[str, float] = {}
+    for side in ("device", "replay") if is_first else ("replay", "device"):
+        spec = make_spec(bench.run, leg)
+        if side == "replay":
+            spec = msgspec.structs.replace(spec, device=DeviceChoice(kind="replay", profile=profile))
+        trial = bench.run_trial(spec)
+        trials.append(trial)
+        if trial.rate_per_s is None:
+            return trial.failure.message if trial.failure else str(trial.state)
+        rates[side] = trial.rate_per_s
+    return rates["device"], rates["replay"]
 
 
 def _check_profile(bench: Bench, profile: ReplayProfile) -> Check:

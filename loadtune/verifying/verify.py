@@ -1,7 +1,7 @@
 """One verification, from request to record: prepare as a probe does, run one trial, then check claim after claim."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -21,12 +21,15 @@ from loadtune.records.verification import Check, Figure, Outcome, Verification
 from loadtune.render.progress import Progress
 from loadtune.verifying.bench import MEASURE_S, STEAL_MAX_RATIO, Bench, deadline_after_s, make_spec
 from loadtune.verifying.comparisons import check_plain_loop, check_same, check_sampler
+from loadtune.verifying.driver import check_clocks, check_sampling
 from loadtune.verifying.mishaps import check_device_memory, check_host_memory, check_killed_worker
 from loadtune.verifying.replaying import check_replay
 from loadtune.version import __version__
 
 WHOLE_S, QUICK_S = 300.0, 60.0
 """Longest verification, and the longest with --quick: promised, so that it is run at all."""
+CUDA_WHOLE_S, CUDA_QUICK_S = 480.0, 240.0
+"""The same on a CUDA device, where each start pays for context and libraries, and more is checked."""
 RESERVE_S = 3.0
 """Kept for ending processes and writing."""
 CPU_CROP_PX = 65
@@ -89,14 +92,22 @@ class _Ledger:
         )
 
 
-def verify(options: ProbeOptions, sink: VerificationSink, progress: Progress, *, is_quick: bool) -> Verification:
+def verify(
+    options: ProbeOptions,
+    sink: VerificationSink,
+    progress: Progress,
+    *,
+    is_quick: bool,
+    has_budget: bool = False,
+) -> Verification:
     """Check what loadtune claims, on this machine, device and data; what was checked is saved after every claim.
 
     Args:
-        options: As for a probe, whose baseline is the setting under test; the budget is set here.
+        options: As for a probe, whose baseline is the setting under test.
         sink: Keeps the verification.
         progress: Tells how far it is.
-        is_quick: One minute instead of five.
+        is_quick: One minute instead of five, or four instead of eight on a CUDA device.
+        has_budget: Whether the budget of the options is what was asked for, and not set here.
 
     Raises:
         LoadtuneError: See `errors`. NothingMeasuredError where not one trial of the setting completes.
@@ -104,7 +115,8 @@ def verify(options: ProbeOptions, sink: VerificationSink, progress: Progress, *,
     refuse_other_platforms()
     refuse_other_distribution()
     refuse_several_ranks(1)
-    options = replace(options, budget_s=QUICK_S if is_quick else WHOLE_S, cpu_crop_px=CPU_CROP_PX)
+    asked_s = options.budget_s if has_budget else QUICK_S if is_quick else WHOLE_S
+    options = replace(options, budget_s=asked_s, cpu_crop_px=CPU_CROP_PX)
     asked.check(options)
     began_s = time.monotonic() if options.began_s is None else options.began_s
     with ExitStack() as stack:
@@ -114,6 +126,8 @@ def verify(options: ProbeOptions, sink: VerificationSink, progress: Progress, *,
         stack.callback(nvml.close)
         progress.start("starting: importing torch, reading the machine and the data set")
         run = prepare(options, launcher, nvml, _NoReport(), progress, began_s, stack)
+        if run.plan.device.kind == "cuda" and not has_budget:
+            run.options = replace(run.options, budget_s=CUDA_QUICK_S if is_quick else CUDA_WHOLE_S)
         ledger = _Ledger(run, is_quick, [])
         status: Status = "complete"
         try:
@@ -146,18 +160,22 @@ def _work(ledger: _Ledger, launcher: Launcher, nvml: Nvml) -> Iterator[None]:
         found = mishap(bench)
         ledger.checks += [] if found is None else [found]
         yield
+    ledger.checks += [found] if (found := check_sampling(bench)) is not None else []
     compares = QUICK_COMPARES if ledger.is_quick else WHOLE_COMPARES
+    if bench.is_on_cuda:
+        compares = CUDA_COMPARES
     for place, (compare, share) in enumerate(compares):
         left_s = run.options.budget_s - RESERVE_S - run.spent_s()
         shares = sum(each for _, each in compares[place:])
         run.progress.phase(compare.__name__.removeprefix("check_").replace("_", " "))
         ledger.checks += compare(bench, left_s * share / shares)
         yield
-    ledger.checks.append(check_quiet(bench))
+    ledger.checks += [found] if (found := check_clocks(bench)) is not None else []
+    ledger.checks.append(check_quiet(bench, ledger.checks))
 
 
-def check_quiet(bench: Bench) -> Check:
-    """Say what others took of the processors while the duels ran."""
+def check_quiet(bench: Bench, checks: Sequence[Check]) -> Check:
+    """Say what others took of the processors while the duels of these checks ran."""
     limit = bench.arena.foreign_limit_cores
     foreign = max(bench.foreign_cores, default=None)
     steal = max(bench.steal_ratios, default=None)
@@ -170,7 +188,9 @@ def check_quiet(bench: Bench) -> Check:
         "steal not read" if steal is None else f"the hypervisor took {100 * steal:.1f} % in the worst check",
     ]
     problems = []
-    if foreign is None or steal is None:
+    if foreign is None and not any(check.duels for check in checks):
+        problems.append("no duel was held, and others are looked for in duels")
+    elif foreign is None or steal is None:
         problems.append("it could not be read")
     if foreign is not None and foreign > limit:
         problems.append("others were busy: what is narrow enough to be told was told all the same, the rest was not")
@@ -200,5 +220,12 @@ WHOLE_COMPARES: tuple[tuple[Compare, float], ...] = (
     (check_replay, 0.2),
 )
 """Checks by duels, and the share of the time that is left for them."""
+CUDA_COMPARES: tuple[tuple[Compare, float], ...] = (
+    (check_plain_loop, 0.25),
+    (check_same, 0.19),
+    (check_sampler, 0.19),
+    (check_replay, 0.37),
+)
+"""On a CUDA device the replay is held against it in six cells, each of two trials."""
 QUICK_COMPARES: tuple[tuple[Compare, float], ...] = ((check_plain_loop, 0.5), (check_same, 0.5))
 """The same in a minute: the two on which the others rest."""

@@ -67,6 +67,9 @@ def do_nothing(batch: Any) -> None:
     del batch
 
 
-def exhaust_device(batch: Tensor) -> None:
-    """Ask the device for more memory than any has: 2^50 bytes."""
-    torch.empty(1 << 50, dtype=torch.uint8, device=batch.device)
+def outgrow_device(batch: Tensor) -> None:
+    """Train on a batch that cannot fit: each layer keeps a GiB more for its backward pass, until there is none left."""
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1, device=batch.device)
+    images = torch.zeros(16, 64, 512, 512, device=batch.device)
+    while True:
+        images = layer(images)
