@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,7 +27,6 @@ from benchmarks import gpu_batch, gpu_jitter, gpu_profile, gpu_tuning
 from benchmarks.gpu_bench import Bench, open_bench
 from benchmarks.gpu_process import ROOT, KeptProcess
 from benchmarks.record import REPORTS, Row
-from loadtune.errors import LoadtuneError
 from loadtune.monitor.nvml import Nvml
 
 PARTS: dict[str, tuple[Callable[[Bench], None], Callable[[list[Row]], list[str]]]] = {
@@ -90,8 +90,9 @@ def run(limits: dict[str, float], device: str, folder: Path, data: Path | None) 
             bench.say(f"{part}: {len(bench.record['rows'])} rows from before")
             try:
                 PARTS[part][0](bench)
-            except LoadtuneError as error:
-                bench.say(f"{part}: {error}")
+            except Exception as error:  # noqa: BLE001 - on a lent card no part may cost the others
+                traceback.print_exc()
+                bench.say(f"{part} ended: {type(error).__name__}: {error}")
 
 
 def show(part: str, folder: Path) -> None:
