@@ -13,11 +13,13 @@ import msgspec
 
 from benchmarks.gpu_bench import SAMPLE_BYTES_PER_PIXEL, Bench, check_copies, describe_gpu, resident_spec, why_not
 from benchmarks.record import Row
+from loadtune.options import DEFAULT_CROP_PX
 from loadtune.planning import Plan
 from loadtune.records.measurement import Measurement, TrialState
 from loadtune.records.profile import ProfilePoint, ReplayProfile
 from loadtune.records.settings import Backbone, Precision
 from loadtune.render.saved import replace_file
+from loadtune.shipped import describe_training
 
 BATCHES = (16, 64, 2, 32, 8, 4, 128, 256, 512)
 """In order of worth: a profile of 16 and 64 alone can be played between them. It ends where the memory does."""
@@ -105,9 +107,9 @@ def make_profile(gpu: str, family: Family, rows: list[Row], memory_bytes: int | 
     if not chosen:
         return None
     points = sorted(msgspec.convert(chosen, list[ProfilePoint]), key=lambda point: point.batch_size)
-    name = f"{gpu}, DeepLabv3+ {family.backbone}, 513 px, {family.precision}"
+    training = describe_training(family.backbone, DEFAULT_CROP_PX, family.precision, channels_last=family.channels_last)
     return ReplayProfile(
-        name=name + (", channels-last" if family.channels_last else ""),
+        name=f"{gpu}, {training}",
         origin="measured",
         points=tuple(points),
         device_memory_bytes=memory_bytes,
