@@ -141,6 +141,7 @@ def judge_trial(bench: Bench, trial: TrialResult, name: str, step_s: float, thre
         period_s = BATCH_SIZE / trial.rate_per_s
         stepped = trial.measurement.step_s if pattern.kernel_period_s is None else pattern.busy_share * step_s
         common |= {"stall_ratio": trial.measurement.stall_ratio, "busy_by_events": round(stepped / period_s, 4)}
+        common |= {"period_s": period_s, "measured_step_s": trial.measurement.step_s}
     common |= describe_gpu(trial)
     said: dict[str, str | None] = dict.fromkeys(RULES)
     if len(seen) >= UTILISATION_SAMPLES_MIN and trial.measurement is not None:

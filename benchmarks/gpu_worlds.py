@@ -16,6 +16,9 @@ from torch.utils.data import Dataset
 from benchmarks.jitter_worlds import BATCH, LEAVE, WORKERS
 
 BATCH_SIZE = 16
+KERNEL_S = 0.0002
+"""A kernel's length where the host does not pace them. CUDA queues about a thousand launches: with kernels as long as
+steps the host would run a thousand steps ahead, and no trial would end."""
 LENGTH = 1 << 20
 """Samples: no world comes to the end of its epoch."""
 CALIBRATION_CYCLES = 50_000_000
@@ -33,7 +36,7 @@ class Pattern:
     busy_share: float = 1.0
     """Share of the time that kernels take."""
     kernel_period_s: float | None = None
-    """From one kernel's launch to the next within a step; None: a step is one kernel."""
+    """From one kernel's launch to the next, by the host's clock; None: as soon as the host can."""
 
 
 PATTERNS = {
@@ -80,8 +83,8 @@ def sample_s(pattern: Pattern, step_s: float) -> float:
 def make_step(pattern: Pattern, step_s: float) -> Callable[[Any], None]:
     """Return a step on the current CUDA device; the length of its kernels is found at its first call."""
     period_s = pattern.kernel_period_s
-    count = 1 if period_s is None else max(1, round(step_s / period_s))
-    kernel_s = step_s if period_s is None else pattern.busy_share * period_s
+    count = max(1, round(step_s / (period_s or KERNEL_S)))
+    kernel_s = KERNEL_S if period_s is None else pattern.busy_share * period_s
     cycles: list[int] = []
 
     def step(batch: Any) -> None:

@@ -281,3 +281,13 @@ def test_the_kept_process_outlives_a_failure():
         assert run().state is TrialState.COMPLETE
         assert process.starts == 1
         assert run("os:abort").state is TrialState.CRASHED
+
+
+@pytest.mark.parametrize(("name", "kernels", "kernel_s"), [("healthy", 150, 0.0002), ("launch", 5, 0.003)])
+def test_a_step_launches_kernels_of_the_length_it_says(name, kernels, kernel_s, monkeypatch):
+    """At a clock of 2 GHz, told by the calibration."""
+    launched = []
+    monkeypatch.setattr(gpu_worlds, "measure_cycles_per_s", lambda: 2e9)
+    monkeypatch.setattr(gpu_worlds.torch.cuda, "_sleep", launched.append)
+    gpu_worlds.make_step(gpu_worlds.PATTERNS[name], 0.03)(None)
+    assert launched == [round(2e9 * kernel_s)] * kernels
