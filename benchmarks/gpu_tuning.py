@@ -84,17 +84,28 @@ def run(bench: Bench) -> None:
 
 @contextmanager
 def repeated(source: Path) -> Iterator[Path]:
-    """Give a folder that lists the pairs of another often enough, by links within it."""
+    """Give a folder that lists the pairs of another often enough, by links within it; hard links count once."""
+    images = list({each.stat().st_ino: each for each in reversed(_files(source / "images"))}.values())
+    stems = {each.stem for each in images}
+    masks = [each for each in _files(source / "masks") if any(_is_of(each.stem, stem) for stem in stems)]
     with TemporaryDirectory(prefix="photographs-") as name:
         folder = Path(name)
-        for kind in ("images", "masks"):
-            files = sorted(each for each in (source / kind).iterdir() if each.is_file())
+        for kind, files in (("images", images), ("masks", masks)):
             (folder / kind).mkdir()
             for file in files:
                 copyfile(file, folder / kind / f"0000-{file.name}")
-                for copy in range(1, -(-SAMPLES // len(files))):
+                for copy in range(1, -(-SAMPLES // len(images))):
                     (folder / kind / f"{copy:04}-{file.name}").symlink_to(f"0000-{file.name}")
         yield folder
+
+
+def _is_of(mask: str, image: str) -> bool:
+    """Say whether a mask's stem is an image's, a suffix apart."""
+    return mask.startswith(image) and not mask[len(image) : len(image) + 1].isalnum()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.is_file())
 
 
 def _measure_settings(bench: Bench, folder: Path) -> None:
