@@ -47,6 +47,7 @@ from loadtune.advice.case import Case
 from loadtune.advice.rules import BUSY_P95_RATIO, IDLE_P5_RATIO, find
 from loadtune.measure.accelerator import Step, stall_ratio
 from loadtune.records.measurement import Measurement, Startup, TrialResult, TrialState, Window
+from loadtune.records.report import Finding
 from loadtune.records.resources import GpuSample, HostLimits, ResourceTrace
 from loadtune.records.settings import Settings
 
@@ -199,7 +200,12 @@ def ask_loadtune(utilisation: Times, stall: float | None, sight: Sight) -> str:
         measurement=Measurement(windows=(window,), startup=startup, stall_ratio=stall),
         trace=trace,
     )
-    findings = {each.rule: each for each in find(Case(chosen=trial, baseline=None, limits=LIMITS, device="cuda"))}
+    return name_remedy(find(Case(chosen=trial, baseline=None, limits=LIMITS, device="cuda")))
+
+
+def name_remedy(found: Sequence[Finding]) -> str:
+    """Return what a user would do who reads these findings."""
+    findings = {each.rule: each for each in found}
     if findings.keys() & {"loader-bound", "cpu-saturated", "storage-bound"}:
         return WORKERS
     low = findings.get("low-steady-gpu")

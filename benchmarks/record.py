@@ -54,7 +54,7 @@ def at_least(name: str, limit: float, unit: str, values: Sequence[float]) -> Cri
     return _criterion(name, f"at least {limit:g} {unit}".strip(), values, met)
 
 
-def load(name: str, seeds: Sequence[int] = (), **options: object) -> dict[str, Any]:
+def load(name: str, seeds: Sequence[int] = (), folder: Path | None = None, **options: object) -> dict[str, Any]:
     """Return the saved record of a benchmark, or a fresh one.
 
     Rows stay only if machine and versions are still the same and every option (`samples=1000000`) agrees.
@@ -62,6 +62,7 @@ def load(name: str, seeds: Sequence[int] = (), **options: object) -> dict[str, A
     Args:
         name: The benchmark, which is also its file's name.
         seeds: Every seed it uses.
+        folder: Where its file is; None: reports/benchmarks/.
         options: What its rows depend on; every row carries them.
     """
     fresh: dict[str, Any] = {
@@ -73,7 +74,7 @@ def load(name: str, seeds: Sequence[int] = (), **options: object) -> dict[str, A
         "rows": [],
         "criteria": [],
     }
-    path = REPORTS / f"{name}.json"
+    path = (folder or REPORTS) / f"{name}.json"
     if not path.exists():
         return fresh
     saved: dict[str, Any] = json.loads(path.read_text())
@@ -83,11 +84,12 @@ def load(name: str, seeds: Sequence[int] = (), **options: object) -> dict[str, A
     return saved if saved["rows"] else fresh
 
 
-def save(record: dict[str, Any], criteria: Sequence[Criterion] = ()) -> Path:
+def save(record: dict[str, Any], criteria: Sequence[Criterion] = (), folder: Path | None = None) -> Path:
     """Write a record at once or not at all, and return where."""
     record["criteria"] = [asdict(criterion) for criterion in criteria]
-    REPORTS.mkdir(parents=True, exist_ok=True)
-    path = REPORTS / f"{record['benchmark']}.json"
+    folder = folder or REPORTS
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record['benchmark']}.json"
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     partial.replace(path)

@@ -13,7 +13,7 @@ Dataset = Annotated[
     ),
 ]
 StepTime = Annotated[float | None, typer.Option(help="Replay a GPU that takes SECONDS a step at your batch size.")]
-Device = Annotated[str, typer.Option(help="auto, cuda, cuda:N, cpu, or replay:FILE.")]
+Device = Annotated[str, typer.Option(help="auto, cuda, cuda:N, cpu, replay:FILE, or replay:GPU such as replay:A100.")]
 Crop = Annotated[int | None, typer.Option(help="Side of the training crop in pixels.  [513; on a CPU 129]")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 Batches = Annotated[

@@ -28,6 +28,7 @@ from loadtune.records.settings import (
     SearchKind,
     Settings,
 )
+from loadtune.shipped import find_profile
 
 DEFAULT_BUDGET_S = 120.0
 BUDGET_MAX_S = 86400.0
@@ -43,6 +44,8 @@ CPU_CROP_PX = 129
 STEP_HOST_CPU_RATIO, STEP_HOST_CPU_MAX_S = 0.1, 0.02
 """Host CPU that `--step-time` assumes a step burns: eager DeepLabv3+ takes 10 to 30 ms for launches and optimizer.
 With 0, a machine of few cores would look faster than it is."""
+GPU_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,60}")
+"""What may be a GPU's name, and is no path."""
 PROFILE_LIMIT_BYTES = 1 << 20
 """Largest profile that is read; a real one has a few kilobytes."""
 
@@ -216,15 +219,35 @@ def parse_device(options: ProbeOptions, batch_size: int) -> DeviceChoice | None:
     if options.step_time_s is not None:
         return DeviceChoice(kind="replay", profile=profile_from_step_time(options.step_time_s, batch_size))
     if options.device.startswith("replay:"):
-        return DeviceChoice(kind="replay", profile=read_profile(Path(options.device.removeprefix("replay:"))))
+        return DeviceChoice(kind="replay", profile=_named_profile(options.device.removeprefix("replay:"), options))
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,3}))?", options.device)
     if match is None:
         raise UsageError(
-            f"--device {options.device!r} is unknown", "use auto, cuda, cuda:N, cpu, or replay:FILE with a profile"
+            f"--device {options.device!r} is unknown", "use auto, cuda, cuda:N, cpu, replay:FILE, or replay:A100"
         )
     if options.device == "auto":
         return None
     return DeviceChoice(kind="cpu") if options.device == "cpu" else DeviceChoice(kind="cuda", index=int(match[1] or 0))
+
+
+def _named_profile(name: str, options: ProbeOptions) -> ReplayProfile:
+    """Return the profile of a file, or of a GPU's name where there is no such file."""
+    path = Path(name)
+    if GPU_NAME.fullmatch(name) is None or path.suffix == ".json" or path.exists():
+        return read_profile(path)
+    if options.model is not None or options.train_step is not None or options.objects.keys() - {"dataset"}:
+        raise DeviceError(
+            f"--device replay:{name} stands for DeepLabv3+ on that GPU, not for a model of your own",
+            "give --step-time SECONDS, or the file that `loadtune profile --model` wrote on such a GPU",
+        )
+    return find_profile(
+        name,
+        options.backbone,
+        options.output_stride,
+        options.precision,
+        options.crop_on("replay"),
+        channels_last=options.channels_last,
+    )
 
 
 def profile_from_step_time(step_s: float, batch_size: int) -> ReplayProfile:
