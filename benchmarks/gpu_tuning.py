@@ -33,7 +33,7 @@ from loadtune.records.settings import MeasureOptions, Settings
 from loadtune.render.saved import read_report
 
 BATCH = 16
-PROBE_BUDGET_S = 60.0
+PROBE_BUDGET_S = 90.0
 """Of our own answer, its duel included."""
 PROBE_COST_S = PROBE_BUDGET_S + 12.0
 """Seconds to leave for it: the command ends a little after its budget."""
