@@ -22,7 +22,8 @@ PARAMETERS = [nn.Parameter(torch.zeros(2))]
     ("optimizer", "rule"),
     [
         (torch.optim.SGD(PARAMETERS, lr=0.1, momentum=0.9, nesterov=True), "sgd"),
-        (torch.optim.RMSprop(PARAMETERS, lr=0.1), "sgd"),
+        (torch.optim.RMSprop(PARAMETERS, lr=0.1), "adam"),
+        (torch.optim.Adagrad(PARAMETERS, lr=0.1), "sgd"),
         (torch.optim.Adam(PARAMETERS, lr=0.1), "adam"),
         (torch.optim.NAdam(PARAMETERS, lr=0.1), "adam"),
         (torch.optim.AdamW(PARAMETERS, lr=0.1, weight_decay=0.3), "adamw"),
