@@ -80,8 +80,9 @@ def _cost(case: Case, told: NoiseScaleEstimate, growth: BatchGrowth, base: int) 
     if growth.batch_size <= base:
         # The sentence would forbid what a lower bound cannot forbid.
         return "" if told.is_at_least else growth.detail
-    factor = rescale_learning_rate(case.optimizer, base, growth.batch_size, noise_scale=told)
-    return f"{growth.detail} The learning rate is then multiplied by {factor.factor:.3g} ({factor.rule})."
+    there = rescale_learning_rate(case.optimizer, base, growth.batch_size, noise_scale=told)
+    pays = f"It pays only if samples/s grow by more than {growth.samples_ratio:.2f} times."
+    return f"{growth.detail} {pays} The learning rate is multiplied by {there.factor:.3g} there: {there.rule}."
 
 
 def _notes(told: NoiseScaleEstimate) -> tuple[str, ...]:
