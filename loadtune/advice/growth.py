@@ -81,8 +81,12 @@ def _cost(case: Case, told: NoiseScaleEstimate, growth: BatchGrowth, base: int) 
         # The sentence would forbid what a lower bound cannot forbid.
         return "" if told.is_at_least else growth.detail
     there = rescale_learning_rate(case.optimizer, base, growth.batch_size, noise_scale=told)
-    pays = f"It pays only if samples/s grow by more than {growth.samples_ratio:.2f} times."
-    return f"{growth.detail} {pays} The learning rate is multiplied by {there.factor:.3g} there: {there.rule}."
+    ratio = f"{growth.samples_ratio:.2f} times"
+    cost = f"{growth.detail} It pays only if samples/s grow by more than {ratio}."
+    if told.is_at_least:
+        steps = f"{growth.steps_ratio:.2f} times the steps"
+        cost = f"There the same loss takes at most {ratio} the samples and {steps}: it pays from that gain in samples/s on."
+    return f"{cost} The learning rate is multiplied by {there.factor:.3g} there: {there.rule}."
 
 
 def _notes(told: NoiseScaleEstimate) -> tuple[str, ...]:

@@ -275,8 +275,8 @@ class PlateauLR(SampleCounter, ReduceLROnPlateau):
         if moves and self.samples_seen == 0 and not self._has_warned:
             self._has_warned = True
             warnings.warn(
-                "The curve of this plateau, such as a warm-up, stands still: no optimizer step was counted. Call step() "
-                "after each optimizer.step(), besides step(metric).",
+                "The curve of this plateau, such as a warm-up, stands still: no optimizer step was counted. Call "
+                "step() after each optimizer.step(), besides step(metric).",
                 UserWarning,
                 stacklevel=3,
             )

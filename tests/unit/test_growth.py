@@ -51,6 +51,8 @@ def test_an_untrained_network_gives_a_lower_bound_and_it_says_so_once(notes):
     found = noise_scale(case(measured(is_lower_bound=True, notes=notes)))
     assert found.title == "The batch may grow to at least 400 samples a step"
     assert found.detail.count("lower bound only") == 1
+    assert f"at most {800 / 416:.2f} times the samples" in found.detail
+    assert "only if" not in found.detail
     assert (LOWER_BOUND in found.detail) == (not notes)
     assert "again" in found.action
 
