@@ -85,7 +85,7 @@ def _cost(case: Case, told: NoiseScaleEstimate, growth: BatchGrowth, base: int) 
     cost = f"{growth.detail} It pays only if samples/s grow by more than {ratio}."
     if told.is_at_least:
         steps = f"{growth.steps_ratio:.2f} times the steps"
-        cost = f"There the same loss takes at most {ratio} the samples and {steps}: it pays from that gain in samples/s on."
+        cost = f"There the same loss takes at most {ratio} the samples and {steps}: it pays from that gain in rate on."
     return f"{cost} The learning rate is multiplied by {there.factor:.3g} there: {there.rule}."
 
 
