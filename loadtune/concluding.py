@@ -8,7 +8,8 @@ import msgspec
 
 from loadtune.advice.case import Case
 from loadtune.advice.rules import find
-from loadtune.advice.selection import Choice, recommend
+from loadtune.advice.selection import recommend
+from loadtune.advice.terms import Choice
 from loadtune.errors import TooManyBadSamplesError
 from loadtune.planning import Plan
 from loadtune.records.measurement import BadSample, Duel, TrialResult
@@ -52,6 +53,8 @@ def conclude(
                 device=plan.device.kind,
                 sample_count=plan.workload.sample_count,
                 optimizer=plan.workload.optimizer,
+                noise_scale=plan.terms.noise_scale if plan.terms.is_training else None,
+                world_size=plan.terms.world_size,
             )
         )
     return Conclusion(

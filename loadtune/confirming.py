@@ -5,8 +5,9 @@ import time
 from loadtune.advice.budget import DUEL_MAX_S, DUEL_WANTED_S, DuelPlan, divide_budget
 from loadtune.advice.feasibility import shm_size_bytes
 from loadtune.advice.search import Leg
-from loadtune.advice.selection import Choice, burst_samples
+from loadtune.advice.selection import burst_samples
 from loadtune.advice.slicing import fit_duel
+from loadtune.advice.terms import Choice
 from loadtune.advice.variants import Variant, find_variants
 from loadtune.concluding import representative
 from loadtune.engine.abba import NO_ROOM, fits_together, hold_abba

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, cast, get_args
 
 import msgspec
 
@@ -28,6 +28,11 @@ from loadtune.records.settings import (
     SearchKind,
     Settings,
 )
+from loadtune.schedule.batch_growth import NoiseScaleEstimate
+from loadtune.schedule.curve import epochs, iterations
+from loadtune.schedule.optimizers import Held as HandedOptimizer
+from loadtune.schedule.pasting import Schedules
+from loadtune.schedule.rescale import counts_by_step, read_schedule
 from loadtune.shipped import find_profile
 
 DEFAULT_BUDGET_S = 120.0
@@ -48,6 +53,8 @@ GPU_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,60}")
 """What may be a GPU's name, and is no path."""
 PROFILE_LIMIT_BYTES = 1 << 20
 """Largest profile that is read; a real one has a few kilobytes."""
+
+Stepped = Literal["iteration", "epoch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +86,14 @@ class ProbeOptions:
     optimizer: Optimizer = "sgd"
     learning_rate: float | None = None
     base_batch_size: int | None = None
+    noise_scale: NoiseScaleEstimate | None = None
+    """The gradient noise scale of the training: what a larger batch is worth."""
+    handed_optimizer: HandedOptimizer | str | None = None
+    """What the optimizer that was handed over holds, or its class where there is no rule for it; None: only named."""
+    scheduler: Any = None
+    """A schedule of `loadtune.schedule.curve`, or one of torch's schedulers; None: not known."""
+    stepped: Stepped | None = None
+    """How often torch's scheduler is stepped; None: not one of torch's."""
     epochs: int = 30
     ranks_per_node: int = 1
     max_bad_ratio: float = 0.01
@@ -99,6 +114,11 @@ class ProbeOptions:
     """time.monotonic() at which the budget began to run; None: when the probe starts."""
     objects: Mapping[str, Any] = field(default_factory=dict)
     """Handed over by value: "dataset", "model", "loss", "optimizer" (class and options), "train_step", "val_step"."""
+
+    @property
+    def world_size(self) -> int:
+        """How many ranks train together, as far as was said."""
+        return max(self.ranks, self.ranks_per_node)
 
     def crop_on(self, device: DeviceKind) -> int:
         """Return the side of the training crop."""
@@ -123,6 +143,7 @@ def check(options: ProbeOptions) -> None:
         raise UsageError("--step-time and --device exclude each other", "--step-time replays a device by itself")
     _check_numbers(options)
     _check_words(options)
+    _check_schedule(options)
     parse_workers(options)
     batch_sizes = parse_batches(options)
     trains_deeplab = options.model is None and options.train_step is None and not options.objects
@@ -167,6 +188,46 @@ def _check_words(options: ProbeOptions) -> None:
     ):
         if word not in known:
             raise UsageError(f"{name} {word!r} is unknown", f"use one of {', '.join(map(str, known))}")
+
+
+def _check_schedule(options: ProbeOptions) -> None:
+    scheduler, stepped = options.scheduler, options.stepped
+    read_schedule(scheduler, iterations(1))
+    counts_steps = counts_by_step(scheduler)
+    if counts_steps and stepped not in get_args(Stepped):
+        raise UsageError(
+            f"stepped={stepped!r} does not say how often torch's scheduler is stepped",
+            'give stepped="iteration" or stepped="epoch"',
+        )
+    if not counts_steps and stepped is not None:
+        raise UsageError(f"stepped={stepped!r} is for a scheduler of torch's that counts its steps", "leave it out")
+
+
+def parse_schedule(options: ProbeOptions, samples_per_step: int, sample_count: int | None) -> Schedules | None:
+    """Return what the scheduler that was handed over follows, in samples; None without one, or where that is not told.
+
+    Args:
+        options: What was asked.
+        samples_per_step: Of one rank, behind one optimizer step of the baseline.
+        sample_count: Of an epoch; None: not known, and a scheduler stepped each epoch cannot be followed.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    samples = (options.base_batch_size or samples_per_step) * options.world_size
+    if options.stepped != "epoch":
+        return cast("Schedules | None", read_schedule(options.scheduler, iterations(samples)))
+    if not sample_count:
+        return None
+    return cast("Schedules | None", read_schedule(options.scheduler, epochs(sample_count, is_stepped=True)))
+
+
+def warn_of_schedule(options: ProbeOptions, sample_count: int | None) -> tuple[str, ...]:
+    """Say, as what and hint, where the scheduler that was handed over cannot be followed for want of a length."""
+    if options.stepped != "epoch" or sample_count:
+        return ()
+    told = "the data have no length, so a scheduler stepped each epoch cannot be followed in samples"
+    return (f"{told}\nhand over one stepped each iteration, or a schedule of loadtune.schedule.curve",)
 
 
 def parse_workers(options: ProbeOptions) -> tuple[int, ...] | None:

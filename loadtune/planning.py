@@ -10,15 +10,17 @@ from loadtune.advice.feasibility import ACTIVATION_BYTES_PER_PIXEL, Needs, Obsta
 from loadtune.advice.grid import GridSearch
 from loadtune.advice.guided import GuidedSearch
 from loadtune.advice.search import Leg, Search, with_axes
-from loadtune.advice.selection import Terms
+from loadtune.advice.terms import Terms
 from loadtune.errors import DeviceError, UsageError
 from loadtune.options import (
     DEFAULT_BATCH_SIZES,
     ProbeOptions,
     parse_batches,
     parse_device,
+    parse_schedule,
     parse_settings,
     parse_workers,
+    warn_of_schedule,
 )
 from loadtune.records.messages import Inspected
 from loadtune.records.resources import HostLimits
@@ -153,8 +155,13 @@ def make_plan(options: ProbeOptions, workload: WorkloadSpec, limits: HostLimits,
             sample_count=count,
             epochs=options.epochs,
             accumulate=options.accumulate > 1,
+            world_size=options.world_size,
+            noise_scale=options.noise_scale,
+            handed_optimizer=options.handed_optimizer,
+            schedule=parse_schedule(options, baseline.effective_batch_size, count),
+            is_training=options.purpose == "train",
         ),
-        warnings=tuple(_warnings(options, device, inspected, own_batch, workload)),
+        warnings=(*_warnings(options, device, inspected, own_batch, workload), *warn_of_schedule(options, count)),
     )
 
 
@@ -228,8 +235,7 @@ def _choose_baseline(
     batch_sizes: tuple[int, ...] | None,
 ) -> tuple[int, Settings, str]:
     """Return the user's batch size, what they run today, and where that is known from."""
-    count = inspected.sample_count
-    default = DEFAULT_BATCH_SIZES[device.kind]
+    count, default = inspected.sample_count, DEFAULT_BATCH_SIZES[device.kind]
     if count is not None:
         default = max(2, min(default, count))
     handed = inspected.loader_settings

@@ -12,7 +12,7 @@ import msgspec
 from loadtune import options as asked
 from loadtune.advice.cautions import FOREIGN_RATIO
 from loadtune.advice.feasibility import find_obstacle
-from loadtune.advice.selection import Choice
+from loadtune.advice.terms import Choice
 from loadtune.concluding import (
     BAD_SAMPLES_SHOWN,
     Conclusion,

@@ -77,6 +77,7 @@ def probe(options: ProbeOptions, sink: Sink, progress: Progress) -> Report:
             options.cold,
             options.search,
             _gib(options.held),
+            (options.noise_scale, options.handed_optimizer, run.plan.terms.schedule),
         )
         run.facts = compute_facts(run.request, run.environment, run.dataset, options.objects, also)
         if options.resume is not None:

@@ -14,7 +14,7 @@ import msgspec
 from loadtune.advised import Advice
 from loadtune.errors import LoadtuneError, UsageError
 from loadtune.holding import Held, held_by_training, read_own_device_bytes
-from loadtune.options import BUDGET_MIN_S, ProbeOptions, check, parse_seconds
+from loadtune.options import BUDGET_MIN_S, ProbeOptions, Stepped, check, parse_seconds
 from loadtune.outputs import Outputs, open_outputs
 from loadtune.probing import probe as run_probe
 from loadtune.ranks import decide_once, local_ranks, world_size
@@ -23,6 +23,9 @@ from loadtune.records.settings import Optimizer, Settings
 from loadtune.remembering import is_recalled
 from loadtune.render.progress import make_progress
 from loadtune.render.saved import read_report
+from loadtune.schedule.batch_growth import read_noise_scale
+from loadtune.schedule.optimizers import Held as HandedOptimizer
+from loadtune.schedule.optimizers import read_optimizer
 
 DEFAULT_BUDGET = "60s"
 """Shorter than the command's 120 s: a script waits for it at every start."""
@@ -46,6 +49,9 @@ def recommend(
     device: str = "auto",
     step_time_s: float | None = None,
     lr: float | None = None,
+    scheduler: Any = None,
+    stepped: Stepped | None = None,
+    noise_scale: Any = None,
     budget: str | float = DEFAULT_BUDGET,
     out: str | Path | None = None,
     force: bool = False,
@@ -74,6 +80,12 @@ def recommend(
         device: As `loadtune probe --device`.
         step_time_s: Seconds a step of a GPU to replay, instead of a device.
         lr: The learning rate at `batch_size`; None: the optimizer's, if one was handed over.
+        scheduler: How the rate changes, for the code that comes with another batch: one of torch's schedulers, one that
+            `anneal` made, or a schedule of `loadtune.schedule.curve`.
+        stepped: Of one of torch's schedulers: whether it is stepped each "iteration" or each "epoch".
+        noise_scale: The gradient noise scale: a `NoiseScale`, what its `estimate()` returned, or samples. Larger
+            batches are then judged by their speed to the same loss. It is part of the question: with another one, an
+            answer that is kept is measured anew.
         budget: Wall clock from call to answer: seconds, or "90s", "5m".
         out: Folder for report.json and report.html; None: they are not kept.
         force: Whether reports that are there may be replaced.
@@ -109,6 +121,10 @@ def recommend(
             baseline=None if num_workers is None else f"num_workers={num_workers}",
             optimizer=rule,
             learning_rate=own_rate if lr is None else lr,
+            handed_optimizer=_hold(optimizer, lr),
+            scheduler=scheduler,
+            stepped=stepped,
+            noise_scale=None if noise_scale is None else read_noise_scale(noise_scale),
             budget_s=parse_seconds(budget) if isinstance(budget, str) else float(budget),
             ranks_per_node=local_ranks(),
             ranks=world_size(),
@@ -168,6 +184,9 @@ def _val_options(options: ProbeOptions, val_loader: Any, val_step: Any) -> Probe
         baseline=None,
         purpose="evaluate",
         learning_rate=None,
+        noise_scale=None,
+        scheduler=None,
+        stepped=None,
         budget_s=budget_s,
         command=("loadtune.recommend(val_loader=...)",),
         objects=parts,
@@ -208,8 +227,8 @@ def _with_cost(report: Report, options: ProbeOptions) -> Report:
 def describe_optimizer(optimizer: Any) -> tuple[Optimizer, tuple[Any, dict[str, Any]] | None, float | None]:
     """Return the rule for an optimizer's learning rate, its class and options, and its rate; of a name the rule alone.
 
-    Optimizers with betas follow Adam's rule, all others SGD's (`schedule.rescale`). It is told by its attributes, so
-    that nothing loads torch here.
+    One that `rescale` has a rule for follows that; of others, those with betas follow Adam's rule and the rest SGD's.
+    It is told by its attributes, so that nothing loads torch here.
 
     Raises:
         UsageError: It is neither a known name nor an optimizer.
@@ -226,14 +245,30 @@ def describe_optimizer(optimizer: Any) -> tuple[Optimizer, tuple[Any, dict[str, 
             f"optimizer is a {type(optimizer).__qualname__}, no torch optimizer",
             'hand over the optimizer itself, or "sgd", "adam" or "adamw"',
         )
-    name = type(optimizer).__name__
-    has_betas = "betas" in defaults
-    rule: Optimizer = "adamw" if has_betas and "adamw" in name.lower() else "adam" if has_betas else "sgd"
+    held = _hold(optimizer)
+    is_adam = held.kind.family == "adam" if isinstance(held, HandedOptimizer) else "betas" in defaults
+    is_adamw = is_adam and "adamw" in type(optimizer).__name__.lower()
+    rule: Optimizer = "adamw" if is_adamw else "adam" if is_adam else "sgd"
     accepted = inspect.signature(type(optimizer)).parameters
     options = {key: value for key, value in defaults.items() if key in accepted}
     # A schedule keeps here what was tuned; what the group holds now may be the start of a warm-up.
     rate = float(groups[0].get("initial_lr", groups[0]["lr"]))
     return rule, (type(optimizer), options), rate if rate > 0 else None
+
+
+def _hold(optimizer: Any, lr: float | None = None) -> HandedOptimizer | str | None:
+    """Return what an optimizer holds, with another rate of its first group if one is given.
+
+    Its class alone where `rescale` has no rule for it; None of a name.
+    """
+    if isinstance(optimizer, str):
+        return None
+    try:
+        held = read_optimizer(optimizer, {})
+    except UsageError:
+        return type(optimizer).__name__
+    ratio = 1.0 if lr is None else lr / held.groups[0]["lr"]
+    return replace(held, groups=tuple({**group, "lr": group["lr"] * ratio} for group in held.groups))
 
 
 def todays_settings(data: Any, batch_size: int | None, num_workers: int | None) -> Settings:

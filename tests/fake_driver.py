@@ -60,6 +60,7 @@ class FakeDriver:
         self.energy_mj = 5_000_000
         self.fields = {74: 2_000_000_000, 75: 0, 76: 0, 77: 0, 79: 0, 197: 1000, 198: 2000}
         self.field_refusals = {}
+        self.short_fields = set()
         self.link = (4, 16)
         self.pids = [4711]
         self.process_rows = []
@@ -175,8 +176,10 @@ class FakeDriver:
 
     def _field(self, number):
         code = self.field_refusals.get(number, 0 if number in self.fields else Code.NOT_SUPPORTED)
-        value = SimpleNamespace(ullVal=self.fields.get(number, 0))
-        return SimpleNamespace(fieldId=number, nvmlReturn=int(code), valueType=3, value=value)
+        number_of = self.fields.get(number, 0)
+        is_short = number in self.short_fields
+        value = SimpleNamespace(ullVal=0 if is_short else number_of, uiVal=number_of % 2**32 if is_short else 0)
+        return SimpleNamespace(fieldId=number, nvmlReturn=int(code), valueType=1 if is_short else 3, value=value)
 
     def nvmlDeviceGetComputeRunningProcesses_v3(self, handle):
         return self._answer(

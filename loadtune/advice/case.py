@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from loadtune.records.measurement import TrialResult
 from loadtune.records.resources import HostLimits, ResourceTrace
 from loadtune.records.settings import DeviceKind, Optimizer
+from loadtune.schedule.batch_growth import NoiseScaleEstimate
 
 UTILISATION_SAMPLES_MIN = 12
 """Two seconds of NVML's six samples a second; percentiles of fewer are single samples."""
@@ -22,6 +23,9 @@ class Case:
     device: DeviceKind
     sample_count: int | None = None
     optimizer: Optimizer = "sgd"
+    noise_scale: NoiseScaleEstimate | None = None
+    world_size: int = 1
+    """Ranks that train together."""
 
     @property
     def trials(self) -> tuple[TrialResult, ...]:

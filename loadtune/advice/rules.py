@@ -17,6 +17,7 @@ from loadtune.advice.cautions import (
     small_batch,
     throttled_gpu,
 )
+from loadtune.advice.growth import is_exhausted, noise_scale, pays_from
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Evidence, Finding
 from loadtune.schedule.rescale import rescale_learning_rate
@@ -55,12 +56,13 @@ def device_bound(case: Case) -> Finding | None:
     stall = stall_ratio(case.chosen)
     if stall is None or stall > STALL_RATIO:
         return None
+    helps = "model or device" if is_exhausted(case) else "model, device or batch size"
     return Finding(
         rule="device-bound",
         severity="info",
         title="The device is the limit, not the loader",
         detail=f"With {describe(case.chosen)} the device waited for data {stall:.1%} of the time.",
-        action="Leave the loader alone: only a faster model, device or batch size helps.",
+        action=f"Leave the loader alone: only a faster {helps} helps.",
         evidence=(_stall_evidence(stall),),
     )
 
@@ -112,13 +114,16 @@ def low_steady_gpu(case: Case) -> Finding | None:
             evidence=evidence,
         )
     own = trial.settings.effective_batch_size
-    factor = rescale_learning_rate(case.optimizer, own, 2 * own).factor
+    told_rate = rescale_learning_rate(
+        case.optimizer, own, 2 * own, noise_scale=case.noise_scale, world_size=case.world_size
+    )
     return Finding(
         rule="low-steady-gpu",
         severity="info" if stall is None else "advice",
         title=f"GPU utilisation is {_low(percentiles)}: the batch is small for this device",
         detail=f"{told} " + (_overruled(stall) if stall is None else f"The loader stalls {stall:.1%} of the time."),
-        action=f"Try batch_size={2 * trial.settings.batch_size} with {factor:.3g} times the learning rate.",
+        action=f"Try batch_size={2 * trial.settings.batch_size} with {told_rate.factor:.3g} times the learning rate"
+        f"{_condition(case, 2 * own)}.",
         evidence=evidence,
     )
 
@@ -225,7 +230,7 @@ def _epoch_s(trial: TrialResult, sample_count: int) -> float | None:
 
 RULES = (
     device_bound, cpu_saturated, storage_bound, main_process_bound, loader_bound, jittery_gpu, low_steady_gpu,
-    epoch_boundary, noisy, foreign_load, throttled_gpu, shared_gpu, small_batch, page_cache,
+    epoch_boundary, noise_scale, noisy, foreign_load, throttled_gpu, shared_gpu, small_batch, page_cache,
     other_streams,
 )  # fmt: skip
 """Causes first: their order is the order of findings of one severity."""
@@ -248,6 +253,12 @@ def _stall_severity(stall: float) -> Literal["warning", "advice"]:
 def _low(percentiles: tuple[float, float]) -> str:
     """Say how low utilisation looks: a loader that stalls every step looks steady to NVML, a slower one uneven."""
     return "low and steady" if percentiles[1] - percentiles[0] <= STEADY_RANGE_RATIO else "low and uneven"
+
+
+def _condition(case: Case, batch_size: int) -> str:
+    """Say from what gain a larger batch pays, where the noise scale tells."""
+    least = pays_from(case, batch_size)
+    return "" if least is None else f"; by the noise scale it pays from {least:.2f} times the samples/s on"
 
 
 def _overruled(stall: float | None) -> str:

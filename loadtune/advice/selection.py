@@ -6,26 +6,21 @@ estimate is overstated by that estimate.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
-import msgspec
-
+from loadtune.advice.alternatives import find_alternatives, state_learning_rate
 from loadtune.advice.screening import Screening
+from loadtune.advice.terms import Choice, Terms
 from loadtune.errors import NothingMeasuredError
 from loadtune.records.measurement import Duel, TrialResult
 from loadtune.records.report import (
-    Alternative,
-    AlternativeKind,
     Baseline,
     Cost,
-    LearningRate,
     Recommendation,
     Speedup,
     Verdict,
 )
-from loadtune.records.settings import Optimizer, Settings
-from loadtune.schedule.rescale import rescale_learning_rate
+from loadtune.records.settings import Settings
 from loadtune.stats import (
     ABBA_PAIRS_MIN,
     DUEL_PAIRS_MIN,
@@ -34,39 +29,8 @@ from loadtune.stats import (
     verdict,
 )
 
-ALTERNATIVE_GAIN_RATIO = 1.03
-"""A larger batch changes the training; it is offered only where it gains more than the tie rule forgives."""
-
-
 COST_NAMES = {"memory_bytes": "RAM", "cores": "CPU", "device_memory_bytes": "VRAM"}
 """What the costs are called where people read them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """What screening points to, at the user's batch size."""
-
-    settings: Settings
-    rate_per_s: float
-    ties: tuple[Settings, ...]
-    """As fast within the tie rule, and dearer; the best itself among them where it is not the choice."""
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What a recommendation is stated in: the run it is for, and how its rate was tuned."""
-
-    baseline: Settings
-    baseline_origin: str
-    optimizer: Optimizer
-    base_batch_size: int | None = None
-    """Samples behind one optimizer step where the learning rate was tuned; None: the baseline's."""
-    learning_rate: float | None = None
-    sample_count: int | None = None
-    epochs: int = 30
-    accumulate: bool = False
-    """Whether a larger micro-batch with fewer accumulation steps is wanted as an answer."""
 
 
 def choose(trials: Sequence[TrialResult], baseline: Settings) -> Choice:
@@ -113,6 +77,7 @@ def recommend(
     screening = Screening(trials)
     settings, decided, speedup, reason = _judge(choice, duel, screening, terms, no_duel_reason)
     rate = screening.rate_per_s(settings) if settings in screening.rates else choice.rate_per_s
+    alternatives, refused = find_alternatives(screening, choice, terms)
     hours_saved = _hours_saved(decided, speedup, screening, settings, rate, terms)
     return Recommendation(
         verdict=decided,
@@ -124,11 +89,11 @@ def recommend(
             origin=terms.baseline_origin,
         ),
         speedup=speedup,
-        learning_rate=_learning_rate(settings, terms),
+        learning_rate=state_learning_rate(settings, terms),
         cost=_cost(screening, settings, terms.baseline),
         ties=tuple(each for each in choice.ties if each != settings),
-        alternatives=_alternatives(screening, choice, terms),
-        reasons=tuple(dict.fromkeys((*choice.reasons, *reason))),
+        alternatives=alternatives,
+        reasons=tuple(dict.fromkeys((*choice.reasons, *reason, *refused))),
         hours_saved=hours_saved,
         hours_saved_basis=None if hours_saved is None else f"{terms.epochs} epochs of {terms.sample_count} samples",
         epoch_rate_per_s=_epoch_rate_per_s(screening, settings, rate, terms.sample_count),
@@ -240,53 +205,6 @@ def _cores(trial: TrialResult) -> float | None:
 
 def _device_memory_bytes(trial: TrialResult) -> float | None:
     return None if trial.measurement is None else trial.measurement.device_memory_bytes
-
-
-def _alternatives(screening: Screening, choice: Choice, terms: Terms) -> tuple[Alternative, ...]:
-    own = choice.settings.batch_size
-    larger = [each for each in screening.rates if each.batch_size > own]
-    found = [_alternative("larger batch", larger, screening, choice, terms)]
-    effective = terms.baseline.effective_batch_size
-    if terms.accumulate:
-        dividing = [each for each in larger if effective % each.batch_size == 0]
-        found.append(_alternative("accumulate", dividing, screening, choice, terms))
-    return tuple(each for each in found if each is not None)
-
-
-def _alternative(
-    kind: AlternativeKind,
-    candidates: Sequence[Settings],
-    screening: Screening,
-    choice: Choice,
-    terms: Terms,
-) -> Alternative | None:
-    """Return the smallest batch tied with the best of the candidates, if it gains enough over the choice."""
-    if not candidates:
-        return None
-    best = screening.best(candidates, terms.baseline)
-    tied = screening.tied(candidates, best)
-    measured = min(tied, key=lambda each: (each.batch_size, *screening.cost_order(each)))
-    if screening.compare(measured, choice.settings)[0] <= ALTERNATIVE_GAIN_RATIO:
-        return None
-    settings, note = measured, ""
-    if kind == "accumulate":
-        steps = terms.baseline.effective_batch_size // measured.batch_size
-        settings = msgspec.structs.replace(measured, accumulation_steps=steps)
-        note = f"Measured with accumulation_steps={measured.accumulation_steps}."
-    over = terms.baseline if terms.baseline in screening.rates else choice.settings
-    return Alternative(
-        kind=kind,
-        settings=settings,
-        rate_per_s=screening.rate_per_s(measured),
-        screening_ratio=screening.compare(measured, over)[0],
-        learning_rate=_learning_rate(settings, terms),
-        note=note,
-    )
-
-
-def _learning_rate(settings: Settings, terms: Terms) -> LearningRate:
-    base = terms.base_batch_size or terms.baseline.effective_batch_size
-    return rescale_learning_rate(terms.optimizer, base, settings.effective_batch_size, terms.learning_rate)
 
 
 def _hours_saved(

@@ -29,6 +29,7 @@ from loadtune.arguments import (
 from loadtune.cli.showing import INTERRUPTED_EXIT_CODE, process_start_s, run_and_show
 from loadtune.errors import UsageError
 from loadtune.options import DEFAULT_BUDGET_S, ProbeOptions, parse_seconds, parse_share
+from loadtune.schedule.batch_growth import read_noise_scale
 
 
 def probe(
@@ -71,6 +72,10 @@ def probe(
     base_batch_size: Annotated[
         int | None, typer.Option(help="Samples a step for which --lr was tuned.  [the baseline's]")
     ] = None,
+    noise_scale: Annotated[
+        float | None,
+        typer.Option(help="Gradient noise scale in samples (loadtune.NoiseScale): judges larger batches."),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Length of your training, for the hours saved.")] = 30,
     ranks_per_node: Annotated[int, typer.Option(help="Processes that share this machine; one is measured.")] = 1,
     fresh: Annotated[
@@ -111,6 +116,7 @@ def probe(
         optimizer=optimizer,  # type: ignore[arg-type]
         learning_rate=lr,
         base_batch_size=base_batch_size,
+        noise_scale=None if noise_scale is None else read_noise_scale(noise_scale),
         epochs=epochs,
         ranks_per_node=ranks_per_node,
         max_bad_ratio=parse_share(max_bad),

@@ -16,9 +16,15 @@ driver 580 and 269 to 271 in the headers of CUDA 13, where a 580 driver has powe
 
 PCIE_FIELDS = {197: "tx", 198: "rx"}
 """NVML_FI_DEV_PCIE_COUNT_TX_BYTES, from the GPU, and RX_BYTES, to it; since driver 555. What older drivers have,
-`nvmlDeviceGetPcieThroughput`, blocks for 20 ms a direction and sees nothing else of a second: not worth that."""
+`nvmlDeviceGetPcieThroughput`, blocks for 20 ms a direction and sees nothing else of a second: not worth that.
+
+Seen on an H100 with driver 580: unsigned 32-bit numbers that begin anew every 4 GiB, and 1.08 times the bytes copied
+to the device, since packets have heads; 0.09 times them in the other direction, answers."""
 
 NS_PER_S = 1e9
+
+UNSIGNED_INT = 1
+"""nvmlValueType_t of 32-bit numbers."""
 
 VALUE_OF_TYPE = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
 """nvmlValueType_t to the member of nvmlValue_t that holds the number."""
@@ -30,6 +36,8 @@ class FieldCounters:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._wanted = {THROTTLED: dict(THROTTLE_FIELDS), PCIE_BYTES: dict(PCIE_FIELDS)}
+        self._last: dict[int, int] = {}
+        self._wraps: dict[int, int] = {}
 
     def read(self) -> tuple[dict[str, float] | None, dict[str, int] | None]:
         """Return seconds held down by cause, and bytes by direction ("rx", "tx"); None where not available."""
@@ -54,7 +62,21 @@ class FieldCounters:
         for field, row in zip(fields, rows, strict=True):
             if row.nvmlReturn in NEVER:
                 self._forget(field, name_refusal(row.nvmlReturn))
-        return {field: _number(row) for field, row in zip(fields, rows, strict=True) if row.nvmlReturn == 0}
+        return {field: self._count(field, row) for field, row in zip(fields, rows, strict=True) if row.nvmlReturn == 0}
+
+    def _count(self, field: int, row: Any) -> float:
+        """Return a counter, that of 32 bits carried on past its end.
+
+        One that wraps more than once between two readings is read low by 4 GiB a time: above 4.3 GB/s at a reading a
+        second.
+        """
+        number = _number(row)
+        if row.valueType != UNSIGNED_INT:
+            return number
+        if number < self._last.get(field, 0):
+            self._wraps[field] = self._wraps.get(field, 0) + 1
+        self._last[field] = int(number)
+        return number + (self._wraps.get(field, 0) << 32)
 
     def _forget(self, field: int, reason: str) -> None:
         """Do without a field, and without the reading where none of its fields is left."""

@@ -145,6 +145,22 @@ class Baseline(Record, frozen=True, kw_only=True):
     origin: Annotated[str, Meta(description="`--baseline`, or torch's suggestion, in words.")]
 
 
+class ScheduleChange(Record, frozen=True, kw_only=True):
+    """The learning rate's schedule before and after the batch changed, at equal samples seen."""
+
+    described: Annotated[str, Meta(description="The new schedule in words, relative to the new base rate.")]
+    is_assumed: Annotated[
+        bool, Meta(description="No scheduler was handed over: DeepLab's polynomial one stands for it.")
+    ] = False
+    points: Annotated[
+        tuple[tuple[int, float, float], ...],
+        Meta(
+            description="Samples seen, the rate before, the rate after, both by the old base rate; of the first "
+            "parameter group. Empty where only the metric could tell, or the data have no length."
+        ),
+    ] = ()
+
+
 class LearningRate(Record, frozen=True, kw_only=True):
     """What another batch size asks of the learning rate."""
 
@@ -154,6 +170,31 @@ class LearningRate(Record, frozen=True, kw_only=True):
     base_batch_size: int
     batch_size: int
     warnings: tuple[str, ...] = ()
+    code: Annotated[
+        tuple[str, ...],
+        Meta(description="Lines of Python that set optimizer and schedule for this batch; empty: nothing changes."),
+    ] = ()
+    schedule: Annotated[ScheduleChange | None, Meta(description="None: nothing changes, or no schedule is known.")] = (
+        None
+    )
+
+
+class TrainingProgress(Record, frozen=True, kw_only=True):
+    """What samples a second of a larger batch are worth, by the gradient noise scale: a sample of it teaches less."""
+
+    samples_ratio: Annotated[
+        float, Meta(gt=0, description="Samples that the same loss takes, by those at the baseline's batch.")
+    ]
+    ratio: Annotated[
+        float, Meta(gt=0, description="Speed to the same loss by that of the setting chosen at the user's own batch.")
+    ]
+    low: Annotated[
+        float | None, Meta(description="95 %, from the noise scale's interval alone; None: that has no such end.")
+    ] = None
+    high: float | None = None
+    is_at_least: Annotated[
+        bool, Meta(description="The noise scale is a lower bound only, so the true ratio is this or larger.")
+    ] = False
 
 
 class Cost(Record, frozen=True, kw_only=True):
@@ -177,6 +218,9 @@ class Alternative(Record, frozen=True, kw_only=True):
     screening_ratio: Annotated[float, Meta(description="Its rate by the baseline's, both from screening.")]
     learning_rate: LearningRate
     note: str = ""
+    progress: Annotated[
+        TrainingProgress | None, Meta(description="None: no noise scale was given, or none could be told.")
+    ] = None
 
 
 class Recommendation(Record, frozen=True, kw_only=True):

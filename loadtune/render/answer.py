@@ -15,6 +15,7 @@ from loadtune.records.report import (
     Verdict,
 )
 from loadtune.records.settings import Settings
+from loadtune.render.annealing import compose_progress
 from loadtune.render.words import (
     NOT_MEASURED,
     STATE_WORDS,
@@ -313,7 +314,8 @@ def _compose_alternative(alternative: Alternative) -> str:
     if alternative.learning_rate.factor != 1:
         change = compose_learning_rate(alternative.learning_rate)
     note = f"; {one_line(alternative.note)}" if alternative.note else ""
-    return f"{alternative.kind}: {format_settings(alternative.settings)}: {rate}, {ratio}; {change}{note}"
+    worth = "" if alternative.progress is None else f"; {compose_progress(alternative.progress)}"
+    return f"{alternative.kind}: {format_settings(alternative.settings)}: {rate}, {ratio}{worth}; {change}{note}"
 
 
 def compose_warnings(report: Report) -> tuple[Notice, ...]:

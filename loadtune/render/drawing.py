@@ -235,9 +235,13 @@ def draw_annealing(chart: AnnealingChart, size: Size = WIDE) -> str:
         axes.ticklabel_format(axis="x", useOffset=False, style="plain")
         axes.locator_params(axis="x", nbins=4 if size is NARROW else 8)
         axes.set_xlabel("samples seen")
-        axes.set_ylabel("learning rate")
+        axes.set_ylabel("learning rate by the one now" if chart.is_relative else "learning rate")
         _add_legend(figure, axes, size)
-        return _to_svg(figure, f"annealing-{size.name}", "Learning rate against samples seen, before and after")
+        return _to_svg(
+            figure,
+            f"annealing-{chart.batch_sizes[1]}-{size.name}",
+            "Learning rate against samples seen, before and after",
+        )
 
 
 def choose_ratio_ticks(low: float, high: float) -> list[float]:

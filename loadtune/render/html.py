@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from loadtune.records.report import Finding, Report
-from loadtune.render.annealing import AnnealingView, compute_annealing
+from loadtune.render.annealing import AnnealingChart, compute_annealing
 from loadtune.render.answer import (
     Row,
     compose_alternatives,
@@ -68,7 +68,7 @@ def render_html(report: Report) -> str:
 
 def _compute_context(report: Report) -> dict[str, Any]:
     """Return all that the template shows."""
-    recommendation, annealing = report.recommendation, compute_annealing(report)
+    recommendation = report.recommendation
     return {
         "report": report,
         "title": _compute_title(report),
@@ -93,12 +93,12 @@ def _compute_context(report: Report) -> dict[str, Any]:
         "heat": compute_heat(report),
         "traces": compute_traces(report),
         "search": compute_search(report),
-        "annealing": annealing,
+        "annealing": [(view, _draw_annealing(view.chart)) for view in compute_annealing(report)],
         "gpu_use": compose_gpu_use(report),
         "environment": compute_environment(report.environment),
         "request": compute_request(report),
         "command": compose_command(report),
-        **_compute_drawings(report, annealing),
+        **_compute_drawings(report),
     }
 
 
@@ -142,13 +142,17 @@ def _compute_answer_row(row: Row, lead: str | None, rate_per_s: float | None, la
     return AnswerRow(row.label, tuple(line for line in row.lines if line != lead), bar)
 
 
-def _compute_drawings(report: Report, annealing: AnnealingView | None) -> dict[str, list[Markup]]:
+def _compute_drawings(report: Report) -> dict[str, list[Markup]]:
     """Return the charts in both sizes; an empty list where there is nothing to draw."""
     throughput, duel = compute_throughput_chart(report), compute_duel_chart(report)
     drawn = {
         "throughput": [] if throughput is None else [draw_throughput(throughput, size) for size in (WIDE, NARROW)],
         "duel": [] if duel is None else [draw_duel(duel, size) for size in (WIDE, NARROW)],
-        "annealing": [] if annealing is None else [draw_annealing(annealing.chart, size) for size in (WIDE, NARROW)],
     }
     # Drawn from numbers and our own words only: no foreign text enters an SVG.
     return {f"{name}_svgs": [Markup(svg) for svg in svgs] for name, svgs in drawn.items()}  # noqa: S704
+
+
+def _draw_annealing(chart: AnnealingChart | None) -> list[Markup]:
+    """Return the chart in both sizes, as `_compute_drawings` does."""
+    return [] if chart is None else [Markup(draw_annealing(chart, size)) for size in (WIDE, NARROW)]  # noqa: S704

@@ -3,6 +3,7 @@
 from rich.console import Console
 
 from loadtune.records.report import Report
+from loadtune.render.annealing import compute_annealing
 from loadtune.render.answer import (
     compose_alternatives,
     compose_answer,
@@ -48,6 +49,12 @@ def answer_lines(report: Report, width: int = 80, color: bool = False, saved_as:
     lines += format_warnings(compose_warnings(report), width)
     if (paste := compose_paste(report)) is not None:
         lines += ["", *wrap(compose_paste_label(report), width, first="", rest="  "), " " * INDENT + paste]
+    for view in compute_annealing(report):
+        label = f"paste, with a batch of {view.batch_size}: learning rate times {view.factor}, and its schedule"
+        lines += ["", *wrap(label, width, first="", rest="  ")]
+        for text in view.warnings:
+            lines += wrap(text, width, first="  - ", rest="    ")
+        lines += [" " * INDENT + line for line in view.code]
     lines += format_next(compose_next(report, saved_as), width)
     return [emphasise(line) for line in lines] if color else lines
 

@@ -29,6 +29,9 @@ def anneal(
 ) -> SamplesLR | PlateauLR:
     """Return a torch scheduler that follows a schedule in samples seen. Step it after every optimizer step.
 
+    Lightning does so with `{"scheduler": scheduler, "interval": "step"}`: its default is once an epoch. Transformers'
+    Trainer does so by itself. Both tell a plateau its metric and nothing else: see `PlateauLR`.
+
     Args:
         optimizer: Its parameter groups keep their own base rates (`initial_lr`, else `lr`).
         schedule: A curve, one curve for each parameter group, a `Plateau`, or one of torch's own schedulers of this
@@ -39,7 +42,7 @@ def anneal(
         stepped: For one of torch's schedulers: whether it was stepped each "iteration" of this batch or each "epoch".
         accumulation_steps: Batches to one optimizer step.
         world_size: Ranks that train together. 1 where the framework steps the scheduler once for each rank, as
-            Accelerate does with a scheduler it prepared.
+            Accelerate does with a scheduler it prepared; leave out `samples_per_epoch` then: it makes every step whole.
         samples_seen: Where in the schedule to begin; None: at 0, or where torch's scheduler stands.
         rate_factor: f(kappa) of a batch size other than that of the base rates.
 

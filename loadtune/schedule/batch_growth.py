@@ -8,11 +8,13 @@ what is worked out here.
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
+from loadtune.errors import UsageError
 from loadtune.records.record import Record
+from loadtune.records.report import TrainingProgress
 from loadtune.schedule.rules import samples_ratio
 from loadtune.stats import student_t_quantile
 
@@ -57,6 +59,16 @@ class NoiseScaleEstimate(Record, frozen=True, kw_only=True):
         bool, Meta(description="Measured before training was far on: it grows as the loss falls.")
     ] = True
     notes: Annotated[tuple[str, ...], Meta(description="What to keep in mind, one sentence each.")] = ()
+
+    @property
+    def scale(self) -> float | None:
+        """The figure to reckon with: the estimate, else the low end of its interval; None: nothing is known."""
+        return self.low if self.samples is None else self.samples
+
+    @property
+    def is_at_least(self) -> bool:
+        """Whether `scale` is a lower bound and no estimate."""
+        return self.is_lower_bound or self.samples is None
 
     def growth(self, base_batch_size: int) -> "BatchGrowth | None":
         """Return how far a batch may grow, as `batch_growth` does."""
@@ -170,4 +182,63 @@ def batch_growth(noise_scale: NoiseScaleEstimate | float, base_batch_size: int) 
         samples_ratio=samples,
         steps_ratio=samples * base_batch_size / largest,
         detail=detail,
+    )
+
+
+def read_noise_scale(noise_scale: Any) -> NoiseScaleEstimate:
+    """Return what was measured, whatever form it has.
+
+    Args:
+        noise_scale: An estimate; a `NoiseScale`, which is asked for its own; or samples, which whoever gives a bare
+            number has measured in training: it has no interval, and is no lower bound.
+
+    Raises:
+        UsageError: It is none of these, or no positive number.
+    """
+    if isinstance(noise_scale, NoiseScaleEstimate):
+        return noise_scale
+    if callable(estimate := getattr(noise_scale, "estimate", None)):
+        return read_noise_scale(estimate())
+    is_number = isinstance(noise_scale, (int, float)) and not isinstance(noise_scale, bool)
+    if not is_number or not 0.0 < noise_scale < math.inf:
+        raise UsageError(
+            f"noise_scale={noise_scale!r} is no noise scale",
+            "give a loadtune.NoiseScale, what its estimate() returned, or a number of samples above 0",
+        )
+    return NoiseScaleEstimate(samples=float(noise_scale), is_lower_bound=False)
+
+
+def compute_progress(
+    noise_scale: NoiseScaleEstimate, base_batch_size: int, batch_size: int, rate_ratio: float
+) -> TrainingProgress | None:
+    """Return what `rate_ratio` times the samples a second are worth at another batch; None where nothing is known.
+
+    Speed to the same loss is the ratio of the rates by `rules.samples_ratio`, (B' + Bn) / (B + Bn). A larger batch
+    pays where it is above 1. Its interval is that of the noise scale; the rates are taken as given. A noise scale that
+    is a lower bound gives the low end of its own interval, and no interval.
+
+    Args:
+        noise_scale: The estimate, with or without an interval.
+        base_batch_size: Samples behind one optimizer step now, over all ranks.
+        batch_size: The same at the other batch.
+        rate_ratio: Samples a second there by those now.
+    """
+    scale = (noise_scale.low or noise_scale.samples) if noise_scale.is_at_least else noise_scale.samples
+    if scale is None:
+        return None
+
+    def speed(samples: float) -> float:
+        return rate_ratio / samples_ratio(base_batch_size, batch_size, samples)
+
+    ends: tuple[float | None, ...] = (None, None)
+    if not noise_scale.is_at_least and (noise_scale.low or noise_scale.high):
+        # Without a bound the noise scale is anything above 0, where samples count alone, or up to where they do not.
+        found = speed(noise_scale.low or 0.0), rate_ratio if noise_scale.high is None else speed(noise_scale.high)
+        ends = min(found), max(found)
+    return TrainingProgress(
+        samples_ratio=samples_ratio(base_batch_size, batch_size, scale),
+        ratio=speed(scale),
+        low=ends[0],
+        high=ends[1],
+        is_at_least=noise_scale.is_at_least,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from loadtune.schedule.batch_growth import NoiseScaleEstimate, batch_growth
+from loadtune.schedule.batch_growth import NoiseScaleEstimate, batch_growth, read_noise_scale
 from loadtune.schedule.rules import (
     BATCH_NORM_BATCH_SIZE,
     DECAY_END,
@@ -83,11 +83,8 @@ def warn_of_noise_scale(
     kappa = batch_size / base_batch_size
     if noise_scale is None:
         return [_SHRINKING.format(ratio=1 / kappa)] if is_linear and kappa < SMALL_KAPPA else []
-    if isinstance(noise_scale, NoiseScaleEstimate):
-        measured = noise_scale
-    else:
-        measured = NoiseScaleEstimate(samples=noise_scale, is_lower_bound=False)
-    scale = measured.samples or measured.low
+    measured = read_noise_scale(noise_scale)
+    scale = measured.scale
     if scale is None:
         return [f"The noise scale is not known ({measured.reason}): nothing can be said of a batch of {batch_size}."]
     ratio = samples_ratio(base_batch_size, batch_size, scale)

@@ -47,6 +47,9 @@ class NoiseScale:
                 optimizer.step()
         print(noise.estimate())
 
+    `loadtune.recommend(..., noise_scale=noise)` then judges larger batches by their speed to the same loss, and
+    `loadtune.rescale(..., noise_scale=noise.estimate())` the rate, unless it is a lower bound only.
+
     A loop without either calls `measure` now and then, with micro-batches of its own. Sharded gradients (FSDP,
     tensor parallel) are not supported: no process holds a whole one.
 

@@ -112,9 +112,9 @@ def compute_plan(
         points = _compute_points((now,), epoch_count, samples_per_epoch)
         return SchedulePlan(epochs=epoch_count, samples_per_epoch=samples_per_epoch, sides=(now,), points=points)
     rescaled = rescale_learning_rate(optimizer, batch_size, new_batch_size, rate)
-    changed, is_warmed_up = schedule, _has_warm_up(schedule)
+    changed, is_warmed_up = schedule, has_warm_up(schedule)
     if added_warm_up is not None:
-        changed, is_warmed_up = _add_warm_up(schedule, added_warm_up, rescaled.factor, samples_per_epoch), True
+        changed, is_warmed_up = add_warm_up(schedule, added_warm_up, rescaled.factor, samples_per_epoch), True
     new = _make_side(changed, rate * rescaled.factor, new_batch_size, samples_per_epoch)
     warnings = [each for each in rescaled.warnings if not (is_warmed_up and "warm up" in each)]
     if new_batch_size > samples_per_epoch:
@@ -130,7 +130,18 @@ def compute_plan(
     )
 
 
-def _add_warm_up(schedule: Schedule, length: float, factor: float, samples_per_epoch: int) -> Schedule:
+def add_warm_up(schedule: Schedule, length: float, factor: float, samples_per_epoch: int) -> Schedule:
+    """Return the schedule with a linear warm-up that begins at the old rate.
+
+    Args:
+        schedule: The schedule.
+        length: Epochs until the whole new rate is reached.
+        factor: The new base rate by the old.
+        samples_per_epoch: Samples of an epoch.
+
+    Raises:
+        UsageError: The rate does not grow, or the length is not positive.
+    """
     if factor <= 1:
         raise UsageError("the rate does not grow, so there is nothing to warm up", "leave out --add-warm-up")
     if not 0 < length < math.inf:
@@ -142,7 +153,7 @@ def _add_warm_up(schedule: Schedule, length: float, factor: float, samples_per_e
     return with_warm_up(schedule, length=length, unit=unit, start=1 / factor)
 
 
-def _has_warm_up(schedule: Schedule) -> bool:
+def has_warm_up(schedule: Schedule) -> bool:
     """Tell whether the rate begins below what it reaches, as `with_warm_up` makes it."""
     curve = schedule.curve if isinstance(schedule, Plateau) else schedule
     parts = curve.curves if isinstance(curve, Product | Sequential) else (curve,)
@@ -158,20 +169,58 @@ def _make_side(schedule: Schedule, rate: float, batch_size: int, samples_per_epo
         schedule=schedule,
         text=describe(schedule),
         constants=tuple(StepConstants(name=name, values=values) for name, values in constants),
-        code=_compose_code(schedule, rate, batch_size, samples_per_epoch),
+        code=compose_code(
+            schedule,
+            (f"# optimizer: yours, with lr={rate:.6g}",),
+            batch_size=batch_size,
+            samples_per_epoch=samples_per_epoch,
+        ),
     )
 
 
-def _compose_code(schedule: Schedule, rate: float, batch_size: int, samples_per_epoch: int) -> tuple[str, ...]:
-    """Return Python to paste; a record's repr is the call that makes it."""
-    made = repr(schedule)
-    names = ", ".join(sorted(set(re.findall(r"\b([A-Z]\w+)\(", made))))
+def compose_code(
+    schedule: Schedule | tuple[Curve, ...] | None,
+    optimizer: Iterable[str],
+    *,
+    batch_size: int,
+    samples_per_epoch: int | None,
+    accumulation_steps: int = 1,
+    world_size: int = 1,
+    imports: tuple[str, ...] = (),
+    remarks: tuple[str, ...] = (),
+) -> tuple[str, ...]:
+    """Return Python to paste that makes a scheduler; a record's repr is the call that makes it.
+
+    Args:
+        schedule: One for all parameter groups, or a curve for each; None: the optimizer alone is set.
+        optimizer: Lines that make or change the optimizer, before the scheduler is made for it.
+        batch_size: Samples of one batch of one rank.
+        samples_per_epoch: Over all ranks; None: not known.
+        accumulation_steps: Batches to an optimizer step.
+        world_size: Ranks that train together.
+        imports: What else the lines need of loadtune.
+        remarks: Comments on the schedule.
+    """
+    names = sorted({*imports, *(() if schedule is None else ("anneal",))})
+    head = [f"from loadtune import {', '.join(names)}"] if names else []
+    if schedule is None:
+        return (*head, *optimizer, *remarks)
+    made = repr(list(schedule)) if isinstance(schedule, tuple) else repr(schedule)
+    curves = ", ".join(sorted(set(re.findall(r"\b([A-Z]\w+)\(", made))))
+    counts = {
+        "batch_size": batch_size,
+        "accumulation_steps": None if accumulation_steps == 1 else accumulation_steps,
+        "world_size": None if world_size == 1 else world_size,
+        "samples_per_epoch": samples_per_epoch,
+    }
+    counting = ", ".join(f"{name}={value}" for name, value in counts.items() if value is not None)
     return (
-        "from loadtune import anneal",
-        f"from loadtune.schedule.curve import {names}",
+        *head,
+        f"from loadtune.schedule.curve import {curves}",
+        *remarks,
         f"schedule = {made}",
-        f"# optimizer: yours, with lr={rate:.6g}",
-        f"scheduler = anneal(optimizer, schedule, batch_size={batch_size}, samples_per_epoch={samples_per_epoch})",
+        *optimizer,
+        f"scheduler = anneal(optimizer, schedule, {counting})",
         "# after each optimizer.step(): scheduler.step()",
         *(["# after each evaluation: scheduler.step(metric)"] if isinstance(schedule, Plateau) else []),
     )

@@ -32,6 +32,7 @@ ADAM_BETA1 = 0.9
 
 LINEAR_RULE = "linear for SGD (Goyal et al. 2017)"
 SQUARE_ROOT_RULE = "square root for the Adam family (Malladi et al. 2022)"
+NOISE_LIMITED_RULE = "kappa (B + Bn) / (kappa B + Bn) for SGD at noise scale Bn (McCandlish et al. 2018)"
 UNCHANGED_RULE = "same effective batch size: nothing to rescale"
 
 
@@ -85,7 +86,7 @@ def rescale(
         >>> rescale("sgd", 16, 64, lr=0.007, momentum=0.9).groups[0]["lr"]
         0.028
     """
-    held = read_optimizer(optimizer, hyperparameters)
+    held = optimizer if isinstance(optimizer, Held) else read_optimizer(optimizer, hyperparameters)
     base = _effective(base_batch_size, base_accumulation_steps, base_world_size)
     new = _effective(batch_size, accumulation_steps, world_size)
     _check_averages(ema_decay, batch_norm_momentum, noise_scale)
@@ -111,7 +112,7 @@ def rescale(
         ema_decay=average,
         batch_norm_momentum=momentum,
         warm_up=warm_up,
-        schedule=_read_schedule(schedule, schedule_unit or iterations(base)),
+        schedule=read_schedule(schedule, schedule_unit or iterations(base)),
         warnings=(
             *_warn_of_subclass(held),
             *warn_of_warm_up(kappa, warm_up.samples if warm_up else None, new),
@@ -124,15 +125,23 @@ def rescale(
 
 
 def rescale_learning_rate(
-    optimizer: Optimizer, base_batch_size: int, batch_size: int, rate: float | None = None
+    optimizer: Optimizer,
+    base_batch_size: int,
+    batch_size: int,
+    rate: float | None = None,
+    *,
+    noise_scale: NoiseScaleEstimate | float | None = None,
+    world_size: int = 1,
 ) -> LearningRate:
     """Return the factor from `base_batch_size` to `batch_size`, and the new rate where the old one is given.
 
     Args:
         optimizer: The optimizer that trains.
-        base_batch_size: Samples behind one optimizer step where `rate` was tuned.
-        batch_size: Samples behind one optimizer step now (batch_size * accumulation_steps).
+        base_batch_size: Samples of one rank behind one optimizer step where `rate` was tuned.
+        batch_size: Samples of one rank behind one optimizer step now (batch_size * accumulation_steps).
         rate: The learning rate at `base_batch_size`; None: the factor only.
+        noise_scale: As `rescale` takes it; None: not measured.
+        world_size: Ranks that train together, before and after: their samples count beside the noise scale.
 
     Raises:
         ValueError: A batch size is below 1, or the rate is not positive.
@@ -141,16 +150,22 @@ def rescale_learning_rate(
         raise ValueError(f"no rescaling from batch {base_batch_size} to {batch_size} at rate {rate}")
     kappa = batch_size / base_batch_size
     is_sgd = optimizer == "sgd"
-    factor = _rate_factor("sgd" if is_sgd else "adam", kappa, base_batch_size, None)[0]
+    family, base = "sgd" if is_sgd else "adam", base_batch_size * world_size
+    factor, rule = _rate_factor(family, kappa, base, noise_scale)
+    words = NOISE_LIMITED_RULE if rule is rules.NOISE_LIMITED else LINEAR_RULE if is_sgd else SQUARE_ROOT_RULE
+    told = (
+        () if noise_scale is None else warn_of_noise_scale(base, batch_size * world_size, noise_scale, is_linear=is_sgd)
+    )
     return LearningRate(
         factor=factor,
         rate=None if rate is None else rate * factor,
-        rule=UNCHANGED_RULE if kappa == 1.0 else LINEAR_RULE if is_sgd else SQUARE_ROOT_RULE,
+        rule=UNCHANGED_RULE if kappa == 1.0 else words,
         base_batch_size=base_batch_size,
         batch_size=batch_size,
         warnings=(
             *warn_of_warm_up(kappa),
             *warn_of_decays(kappa, () if is_sgd else (("beta1", ADAM_BETA1),)),
+            *told,
             *warn_of_batch_norm(kappa, batch_size),
         ),
     )
@@ -281,16 +296,26 @@ def _warn_of_own_decays(held: Held, kappa: float, keep_momentum_memory: bool) ->
     return warn_of_decays(kappa, sorted(named))
 
 
-def _read_schedule(schedule: Any, unit: Unit) -> Any:
+def read_schedule(schedule: Any, unit: Unit) -> Any:
     """Return the schedule as a function of samples seen, relative to the base rate: a rescaled run keeps it as it is.
 
     Args:
-        schedule: None, a frozen record of `loadtune.schedule`, or one of torch's own schedulers.
-        unit: What such a scheduler counts.
+        schedule: None, a frozen record of `loadtune.schedule` or a sequence of them, one of torch's own schedulers, or
+            one that `anneal` made.
+        unit: What a scheduler of torch's counts.
+
+    Returns:
+        The record; a tuple of them where the parameter groups differ.
+
+    Raises:
+        UsageError: It is none of these, or its constants cannot be read.
     """
     if schedule is None or isinstance(schedule, msgspec.Struct):
         return schedule
-    if any(each.__module__ == "torch.optim.lr_scheduler" for each in type(schedule).__mro__):
+    if isinstance(curves := getattr(schedule, "curves", schedule), (tuple, list)) and curves:
+        if all(isinstance(each, msgspec.Struct) for each in curves):
+            return curves[0] if all(each == curves[0] for each in curves) else tuple(curves)
+    elif _is_of_torch(schedule):
         # By name: torch is loaded by whoever has such a scheduler, and by nobody else.
         readers = importlib.import_module("loadtune.schedule.torch_schedulers")
         if type(schedule).__name__ == "ReduceLROnPlateau":
@@ -301,3 +326,14 @@ def _read_schedule(schedule: Any, unit: Unit) -> Any:
         f"cannot rescale a schedule of type {type(schedule).__name__}",
         "Give a schedule of loadtune.schedule.curve, or one of torch's own schedulers.",
     )
+
+
+def counts_by_step(schedule: Any) -> bool:
+    """Tell one of torch's own schedulers that count how often they are stepped, and so need a unit."""
+    is_own = isinstance(getattr(schedule, "curves", None), tuple)
+    return not is_own and _is_of_torch(schedule) and type(schedule).__name__ != "ReduceLROnPlateau"
+
+
+def _is_of_torch(schedule: Any) -> bool:
+    """Tell one of torch's schedulers by name: nothing here loads torch."""
+    return any(each.__module__ == "torch.optim.lr_scheduler" for each in type(schedule).__mro__)

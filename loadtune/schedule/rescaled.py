@@ -87,6 +87,16 @@ class Rescaled(Record, frozen=True, kw_only=True):
             ]
         return "\n".join(lines)
 
+    @property
+    def setting_code(self) -> tuple[str, ...]:
+        """Lines of Python that set the new hyperparameters on the optimizer that was read, and leave all others."""
+        lines = []
+        for number, group in enumerate(self.groups):
+            changed = [change.name for change in self.changes if change.group == number]
+            if changed:
+                lines.append(f"optimizer.param_groups[{number}].update({_arguments(group, changed)})")
+        return tuple(lines)
+
     def apply(self, optimizer: Any) -> None:
         """Set the new hyperparameters on the optimizer that was read, in place.
 

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from loadtune.errors import UsageError
-from loadtune.schedule.curve import Curve, Plateau
+from loadtune.schedule.curve import Constant, Curve, Plateau
 
 T = TypeVar("T")
 
@@ -221,7 +221,9 @@ class PlateauLR(SampleCounter, ReduceLROnPlateau):
     """torch's ReduceLROnPlateau on a curve: base rate * rate_factor * curve(samples seen) * reductions.
 
     What counts as an improvement, patience and cooldown are torch's own code. `step(metric)` tells a metric, as with
-    torch's class; `step()` counts one optimizer step, which only a curve needs, such as a warm-up.
+    torch's class; `step()` counts one optimizer step, which only a curve needs, such as a warm-up. Lightning's and
+    Transformers' loops tell metrics only, so there a training with a warm-up calls `step()` itself after each optimizer
+    step; a warning says so where nobody did.
     """
 
     def __init__(self, optimizer: Optimizer, plateau: Plateau, **counting: Any) -> None:
@@ -261,10 +263,23 @@ class PlateauLR(SampleCounter, ReduceLROnPlateau):
                 "step() takes a metric or samples, and no epoch", "call step(metric), and step() after optimizer.step()"
             )
         if metrics is not None:
+            self._warn_of_standing_still()
             super().step(metrics)
         else:
             self._count(samples)
             self._write_rates()
+
+    def _warn_of_standing_still(self) -> None:
+        """Warn once if a metric arrives and no optimizer step was counted: the rate stays where its curve begins."""
+        moves = any(not isinstance(curve, Constant) for curve in self.curves)
+        if moves and self.samples_seen == 0 and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                "The curve of this plateau, such as a warm-up, stands still: no optimizer step was counted. Call "
+                "step() after each optimizer.step(), besides step(metric).",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def take_over(self, scheduler: ReduceLROnPlateau, reached: Sequence[float]) -> None:
         """Go on with the state of torch's own scheduler: what it counted, and the rates that it had reached."""

@@ -111,6 +111,8 @@ def _window_clocks(trial: TrialResult) -> list[float | None]:
     measurement, trace = trial.measurement, trial.trace
     if measurement is None or trace is None or trace.measuring_s is None or not measurement.windows:
         return []
+    if measurement.device_uuid is None:  # a replay of the device: no GPU ran
+        return []
     zero_s = trace.measuring_s[0] - measurement.windows[0].started_s
     found: list[float | None] = []
     for window in measurement.windows:

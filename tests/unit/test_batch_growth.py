@@ -7,12 +7,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from loadtune.errors import UsageError
 from loadtune.schedule.batch_growth import (
     STEPS_MIN,
     GradientNorms,
     NoiseScaleEstimate,
     batch_growth,
+    compute_progress,
     estimate_noise_scale,
+    read_noise_scale,
 )
 from loadtune.stats import student_t_quantile
 
@@ -210,3 +213,36 @@ def test_the_estimate_reads_as_a_sentence():
         "  no upper bound",
         "  Mind this.",
     ]
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000), st.floats(0.1, 1e6), st.floats(0.1, 10))
+def test_progress_is_the_rate_by_the_samples_and_its_interval_holds_it(base, new, scale, rate):
+    """Between no noise at all, where every sample is worth as much as a step's, and endless noise."""
+    told = NoiseScaleEstimate(samples=scale, low=scale / 2, high=scale * 3, is_lower_bound=False)
+    found = compute_progress(told, base, new, rate)
+    assert found.ratio == pytest.approx(rate * (base + scale) / (new + scale))
+    assert found.samples_ratio == pytest.approx(rate / found.ratio)
+    assert found.low * (1 - 1e-12) <= found.ratio <= found.high * (1 + 1e-12)
+    ends = sorted([rate, rate * base / new])
+    assert ends[0] * (1 - 1e-12) <= found.low
+    assert found.high <= ends[1] * (1 + 1e-12)
+
+
+def test_progress_is_at_least_that_at_a_lower_bound():
+    """The low end of the bound's own interval is the surest."""
+    bound = NoiseScaleEstimate(samples=100.0, low=50.0, high=200.0, is_lower_bound=True)
+    found = compute_progress(bound, 10, 40, 2.0)
+    assert found.is_at_least
+    assert found.ratio == pytest.approx(2 * 60 / 90)
+    assert (found.low, found.high) == (None, None)
+    assert compute_progress(NoiseScaleEstimate(samples=None), 10, 40, 2.0) is None
+
+
+def test_a_noise_scale_is_read_from_what_people_have():
+    """A number is taken to be measured in training; anything else is named."""
+    told = NoiseScaleEstimate(samples=3.0)
+    assert read_noise_scale(told) is told
+    assert read_noise_scale(3) == NoiseScaleEstimate(samples=3.0, is_lower_bound=False)
+    for wrong in (0, -1.0, float("nan"), True, "3", None):
+        with pytest.raises(UsageError, match="no noise scale"):
+            read_noise_scale(wrong)

@@ -1,5 +1,7 @@
 """Counters, performance metrics and processes of a GPU: read by name, and what follows from them in a trace."""
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -230,6 +232,18 @@ def test_counters_give_means_of_the_measuring_interval():
         other_sm_ratio=pytest.approx(0.25),
     )
     assert reasons == {}
+
+
+def test_a_counter_of_32_bits_is_carried_past_its_end():
+    """As PCIe's are on an H100: what moves between two readings is what moved, as long as it is under 4 GiB."""
+    driver, clock = FakeDriver(), Clock()
+    driver.short_fields = {197, 198}
+    made = make_reader(driver, clock)
+    seen = []
+    for moved in (2**32 - 1000, 2**32 + 500, 2**32 + 3 * 2**30, 2 * 2**32 + 7):
+        driver.fields[198] = moved
+        seen.append(made.read_state().pcie_rx_bytes)
+    assert [later - earlier for earlier, later in pairwise(seen)] == [1500, 3 * 2**30 - 500, 2**30 + 7]
 
 
 def test_a_link_counts_under_load():

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtune.cli import main
 from loadtune.errors import DeviceError, UsageError
 from loadtune.options import (
     ProbeOptions,
@@ -18,6 +19,7 @@ from loadtune.options import (
 )
 from loadtune.records.profile import ProfilePoint, ReplayProfile
 from loadtune.records.settings import DeviceChoice, Settings
+from loadtune.schedule.batch_growth import NoiseScaleEstimate
 
 
 def make(**changes):
@@ -192,3 +194,19 @@ def test_a_profile_that_is_not_there_is_a_device_error(tmp_path):
             read_profile(path)
     with pytest.raises(DeviceError):
         check(make(device=f"replay:{tmp_path / 'none.json'}"))
+
+
+def test_the_command_takes_a_noise_scale_and_refuses_what_is_none(monkeypatch, capsys):
+    """Before anything is started."""
+    asked = []
+
+    def take(options, *_, **__):
+        asked.append(options)
+        return 0
+
+    monkeypatch.setattr("loadtune.cli.probe_command.run_probe", take)
+    assert main(["probe", "--dataset", "data", "--noise-scale", "1200"]) == 0
+    assert asked[0].noise_scale == NoiseScaleEstimate(samples=1200.0, is_lower_bound=False)
+    assert main(["probe", "--dataset", "data", "--noise-scale", "0"]) == 2
+    assert "no noise scale" in capsys.readouterr().err
+    assert len(asked) == 1

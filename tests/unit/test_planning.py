@@ -1,6 +1,7 @@
 """What exactly is measured? The user's words, the machine and the data, made definite."""
 
 import pytest
+import torch
 
 from loadtune.advice.search import Leg
 from loadtune.errors import DeviceError, UsageError
@@ -9,6 +10,7 @@ from loadtune.planning import make_plan, make_search, wanted_cuda, workload_to_l
 from loadtune.records.messages import CudaInfo, Inspected
 from loadtune.records.resources import HostLimits
 from loadtune.records.settings import DeviceChoice, Settings, WorkloadSpec
+from loadtune.schedule.curve import StepDecay, epochs, iterations
 from tests.fake_runner import complete_result
 
 GIB = 2**30
@@ -226,3 +228,32 @@ def test_the_workload_to_look_at_knows_only_where_the_data_are():
     """Everything else is settled after the look."""
     found = workload_to_look_at(ProbeOptions(dataset="x", import_limit_s=5.0), "train.py:make")
     assert (found.dataset_target, found.import_limit_s) == ("train.py:make", 5.0)
+
+
+def test_a_scheduler_of_torch_s_is_followed_in_samples():
+    """Stepped each iteration, a step is the samples of all ranks; each epoch, it is the data's length."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 30, gamma=0.5)
+    options = {"device": "cpu", "batch_size": "8", "accumulate": 2, "ranks_per_node": 4, "scheduler": scheduler}
+    terms = plan(**options, stepped="iteration").terms
+    assert terms.schedule == StepDecay(every=30, gamma=0.5, unit=iterations(8 * 2 * 4))
+    assert terms.world_size == 4
+    assert plan(**options, stepped="epoch").terms.schedule.unit == epochs(1000, is_stepped=True)
+    tuned = plan(**options, stepped="iteration", base_batch_size=5).terms.schedule
+    assert tuned.unit == iterations(5 * 4)
+
+
+def test_without_a_length_a_scheduler_stepped_each_epoch_is_left_out_with_a_warning():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    made = plan(Inspected(sample_count=None), device="cpu", scheduler=scheduler, stepped="epoch")
+    assert made.terms.schedule is None
+    assert any("no length" in each for each in made.warnings)
+    other = plan(Inspected(sample_count=None), device="cpu", scheduler=scheduler, stepped="iteration")
+    assert other.terms.schedule is not None
+    assert not any("no length" in each for each in other.warnings)
+
+
+def test_validation_has_nothing_to_rescale():
+    assert plan(device="cpu").terms.is_training
+    assert not plan(device="cpu", purpose="evaluate").terms.is_training

@@ -1,6 +1,7 @@
 """What a training script hands over and gets back, without measuring."""
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -8,11 +9,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from loadtune import LoadtuneError, recommend
+from loadtune import LoadtuneError, NoiseScale, anneal, recommend
 from loadtune.advised import Advice
 from loadtune.errors import UsageError
+from loadtune.options import check, parse_schedule
 from loadtune.recommending import describe_optimizer, todays_settings
 from loadtune.records.settings import Settings
+from loadtune.schedule.batch_growth import NoiseScaleEstimate
+from loadtune.schedule.curve import Polynomial, epochs
 from tests.examples import EXAMPLES
 
 PARAMETERS = [nn.Parameter(torch.zeros(2))]
@@ -22,7 +26,8 @@ PARAMETERS = [nn.Parameter(torch.zeros(2))]
     ("optimizer", "rule"),
     [
         (torch.optim.SGD(PARAMETERS, lr=0.1, momentum=0.9, nesterov=True), "sgd"),
-        (torch.optim.RMSprop(PARAMETERS, lr=0.1), "sgd"),
+        (torch.optim.RMSprop(PARAMETERS, lr=0.1), "adam"),
+        (torch.optim.Adagrad(PARAMETERS, lr=0.1), "sgd"),
         (torch.optim.Adam(PARAMETERS, lr=0.1), "adam"),
         (torch.optim.NAdam(PARAMETERS, lr=0.1), "adam"),
         (torch.optim.AdamW(PARAMETERS, lr=0.1, weight_decay=0.3), "adamw"),
@@ -103,3 +108,93 @@ def test_random_generators_are_left_as_they_were(tmp_path):
     assert random.getstate() == before[0]
     assert np.random.get_state()[1].tolist() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What a call asks a probe for; nothing is measured."""
+    options = []
+
+    def take(made, sink, progress):
+        options.append(made)
+        check(made)
+        return EXAMPLES["faster"]()
+
+    monkeypatch.setattr("loadtune.recommending.run_probe", take)
+    return options
+
+
+def test_optimizer_scheduler_and_noise_scale_reach_the_probe(asked):
+    """As values: the trained objects themselves stay where they are."""
+    optimizer = torch.optim.SGD(PARAMETERS, lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3)
+    noise = NoiseScaleEstimate(samples=300.0, low=250.0, high=400.0, steps=99, is_lower_bound=False)
+    recommend([1, 2], optimizer=optimizer, lr=0.2, scheduler=scheduler, stepped="epoch", noise_scale=noise, quiet=True)
+    (options,) = asked
+    assert options.handed_optimizer.groups[0]["momentum"] == 0.9
+    assert options.handed_optimizer.groups[0]["lr"] == pytest.approx(0.2)
+    assert (options.noise_scale, options.scheduler, options.learning_rate) == (noise, scheduler, 0.2)
+
+
+def test_a_noise_scale_object_is_asked_for_its_estimate(asked):
+    model = nn.Linear(2, 1)
+    watched = NoiseScale(model, 4, is_trained=True)
+    for _ in range(9):
+        watched.measure(lambda batch: model(batch).square().mean(), torch.randn(4, 4, 2))
+    recommend([1, 2], noise_scale=watched, quiet=True)
+    recommend([1, 2], noise_scale=1200, quiet=True)
+    assert asked[0].noise_scale == watched.estimate()
+    assert asked[1].noise_scale == NoiseScaleEstimate(samples=1200.0, is_lower_bound=False)
+
+
+def test_the_validation_is_not_judged_by_the_training(asked):
+    """It has no optimizer step."""
+    schedule = Polynomial(total=3, unit=epochs(2))
+    recommend([1, 2], scheduler=schedule, noise_scale=30, val_loader=[1, 2], model=nn.Linear(2, 1), quiet=True)
+    trained, validated = asked
+    assert (trained.scheduler, trained.noise_scale.samples) == (schedule, 30.0)
+    assert (validated.scheduler, validated.noise_scale, validated.purpose) == (None, None, "evaluate")
+
+
+def test_an_optimizer_without_a_rule_is_known_by_its_class(asked):
+    recommend([1, 2], optimizer=torch.optim.NAdam(PARAMETERS, lr=0.1), quiet=True)
+    recommend([1, 2], optimizer="adamw", quiet=True)
+    assert [options.handed_optimizer for options in asked] == ["NAdam", None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"noise_scale": 0}, "noise_scale=0"),
+        ({"noise_scale": True}, "noise_scale=True"),
+        ({"noise_scale": float("inf")}, "noise_scale=inf"),
+        ({"noise_scale": "many"}, "noise_scale='many'"),
+        ({"scheduler": "poly"}, "type str"),
+        ({"scheduler": ()}, "type tuple"),
+        ({"stepped": "epoch"}, "stepped='epoch' is for a scheduler of torch's"),
+        ({"scheduler": Polynomial(total=3, unit=epochs(2)), "stepped": "iteration"}, "stepped='iteration'"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_before_anything_is_measured(asked, changes, told):
+    with pytest.raises(UsageError, match=re.escape(told)):
+        recommend([1, 2], quiet=True, **changes)
+
+
+def test_torch_s_schedulers_must_be_readable_and_say_how_often_they_step(asked):
+    optimizer = torch.optim.SGD(PARAMETERS, lr=0.1)
+    with pytest.raises(UsageError, match="how often"):
+        recommend([1, 2], scheduler=torch.optim.lr_scheduler.StepLR(optimizer, 3), quiet=True)
+    hidden = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    with pytest.raises(UsageError, match="LambdaLR"):
+        recommend([1, 2], scheduler=hidden, stepped="epoch", quiet=True)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    with pytest.raises(UsageError, match="leave it out"):
+        recommend([1, 2], scheduler=plateau, stepped="epoch", quiet=True)
+    recommend([1, 2], scheduler=plateau, quiet=True)
+
+
+def test_a_scheduler_that_anneal_made_is_followed(asked):
+    schedule = Polynomial(total=3, unit=epochs(2))
+    optimizer = torch.optim.SGD(PARAMETERS, lr=0.1)
+    recommend([1, 2], scheduler=anneal(optimizer, schedule, batch_size=1), quiet=True)
+    assert parse_schedule(asked[0], 1, 2) == schedule

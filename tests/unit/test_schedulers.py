@@ -196,8 +196,23 @@ class TestFrameworks:
         again.load_state_dict(save_and_load(scheduler.state_dict()))
         assert (again.samples_seen, again.get_last_lr()) == (200, scheduler.get_last_lr())
 
+    def test_frameworks_tell_a_plateau_its_metric_alone(self):
+        """Both ask isinstance(ReduceLROnPlateau), and skip step() then: a warm-up would stand still without a word."""
+        warmed = with_warm_up(Constant(), length=2, unit=epochs(100), start=0.5)
+        scheduler = anneal(make_optimizer(0.1), Plateau(curve=warmed), batch_size=10)
+        assert isinstance(scheduler, ReduceLROnPlateau)
+        with pytest.warns(UserWarning, match="stands still"):
+            scheduler.step(1.0)
+        scheduler.step(1.0)  # once is enough
+        own = anneal(make_optimizer(0.1), Plateau(curve=warmed), batch_size=10)
+        for _ in range(20):  # what the training does itself
+            step(own)
+        own.step(1.0)
+        assert rates_of(own.optimizer) == pytest.approx([0.1])
+        anneal(make_optimizer(0.1), Plateau(), batch_size=10).step(1.0)  # without a curve there is nothing to count
+
     def test_accelerate_steps_once_for_each_process(self):
-        """A prepared scheduler is stepped num_processes times; so its world_size is 1."""
+        """A prepared scheduler is stepped num_processes times; so its world_size is 1, and every step is whole."""
         processes, scheduler = 4, anneal(make_optimizer(), POLY, batch_size=16)
         for _ in range(5):
             scheduler._step_count += 1  # while gradients accumulate, Accelerate only notes the call

@@ -99,6 +99,7 @@ def test_only_what_is_pasted_is_longer_than_the_terminal(name: str, width: int) 
     pasted = {f"  {compose_next(report, 'report.json').command}"}
     if report.recommendation is not None:
         pasted.add(f"  {format_dataloader_line(report.recommendation.settings)}")
+        pasted |= {f"  {line}" for each in report.recommendation.alternatives for line in each.learning_rate.code}
     unbreakable = max(len(word) for line in lines for word in line.split()) + 16
     assert [line for line in lines if line not in pasted and len(line) > max(width, unbreakable)] == []
 

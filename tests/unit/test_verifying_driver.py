@@ -72,7 +72,7 @@ def test_a_driver_that_gives_nothing_is_unknown_with_its_reason():
     assert check_clocks(bench(kind="replay")) is None
 
 
-def trial(*clocks_mhz, first_s=1.0):
+def trial(*clocks_mhz, first_s=1.0, uuid=UUID):
     """Three windows of a second from 10 s on in the loop, which is from 1 s on in the trace, and clock readings."""
     made = complete(1, settings(2, 8), 32.0, stall_ratio=0.0)  # four batches of 8 a second
     windows = tuple(
@@ -85,7 +85,7 @@ def trial(*clocks_mhz, first_s=1.0):
     )
     return msgspec.structs.replace(
         made,
-        measurement=msgspec.structs.replace(made.measurement, windows=windows),
+        measurement=msgspec.structs.replace(made.measurement, windows=windows, device_uuid=uuid),
         trace=msgspec.structs.replace(made.trace, gpu_states=states, measuring_s=(1.0, 4.0)),
     )
 
@@ -106,6 +106,12 @@ def test_the_clock_must_be_known_in_every_window_and_hold(clocks_mhz, first_s, o
     check = check_clocks(bench(trials=[trial(*clocks_mhz, first_s=first_s)]))
     assert check.outcome is outcome
     assert told in f"{check.measured} {check.reason}"
+
+
+def test_windows_of_a_replay_have_no_clock_to_be_known():
+    """Its trials run on no GPU; only those that do are looked at."""
+    check = check_clocks(bench(trials=[trial(1980, 1980, 1980), trial(uuid=None)]))
+    assert (check.outcome, check.measured) == (Outcome.HOLDS, "3 of 3 windows known, 1980 to 1980 MHz")
 
 
 @pytest.mark.parametrize(("workers", "batch_size"), [(0, 1), (1, 2), (2, 8), (3, 16), (16, 16), (64, 4)])
