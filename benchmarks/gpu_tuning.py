@@ -141,7 +141,7 @@ def _measure_settings(bench: Bench, folder: Path) -> None:
 
 
 def needed_s(name: str, *, has_ours: bool) -> float:
-    """Return the seconds that must be left to measure a setting; only the first ones may use those of our own answer."""
+    """Return the seconds that must be left to measure a setting: only the first may use those of our own answer."""
     return CELL_COST_S if has_ours or name in WANTED_FIRST else CELL_COST_S + PROBE_COST_S
 
 
