@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu PART[=SECONDS] ... [--device cuda|replay] [--limit SECONDS] [--folder F] [--data FOLDER]
     python -m benchmarks.gpu --show [--folder F]
+    python -m benchmarks.gpu profile=75 batch=45 jitter=80 tuning=130 --data photographs    # five and a half minutes
 
 profile  steps and memory of DeepLabv3+ by backbone, precision, layout and batch; writes replay profiles
 batch    throughput by batch, the knee, the learning rate there, and a low and steady GPU cured

@@ -39,7 +39,7 @@ REHEARSAL = ReplayProfile(
 """What `--device replay` plays: steps and memory that grow with the batch, up to 80 GB."""
 CAP_S = 12.0
 """Longest that a trial's loader may take to a result; past it, what there is counts."""
-DEADLINE_S = 60.0
+DEADLINE_S = 40.0
 """Longest trial of all: past it, its process is ended, and the next one pays for a context again."""
 SAMPLE_BYTES_PER_PIXEL = 20
 """Of a sample as the loader gives it: three float32 channels and an int64 label."""

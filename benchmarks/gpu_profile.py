@@ -15,9 +15,10 @@ from benchmarks.gpu_bench import SAMPLE_BYTES_PER_PIXEL, Bench, check_copies, de
 from benchmarks.record import Row
 from loadtune.options import DEFAULT_CROP_PX
 from loadtune.planning import Plan
+from loadtune.records.cards import estimate_profile, find_card
 from loadtune.records.measurement import Measurement, TrialState
 from loadtune.records.profile import ProfilePoint, ReplayProfile
-from loadtune.records.settings import Backbone, Precision
+from loadtune.records.settings import Backbone, Precision, WorkloadSpec
 from loadtune.render.saved import replace_file
 from loadtune.shipped import describe_training
 
@@ -151,7 +152,18 @@ def _measure(bench: Bench, runner: Any, plan: Plan, batch_size: int) -> Row:
         copies = bench.record.get("copy_bytes_per_s")
         row["point"] = make_point(trial.measurement, batch_size, plan.workload.crop_px, copies)
         row["value"], row["rate_per_s"] = trial.measurement.step_s, trial.rate_per_s
+        row["estimated_s"] = estimate(bench.record.get("gpu", {}).get("name", ""), plan.workload, batch_size)
     return {**row, **describe_gpu(trial)}
+
+
+def estimate(gpu: str, workload: WorkloadSpec, batch_size: int) -> float | None:
+    """Return the seconds of a step that loadtune's arithmetic expects of this card; None: it knows no such card."""
+    card = find_card(gpu)
+    if card is None:
+        return None
+    words = workload.backbone, workload.output_stride, workload.precision, workload.crop_px
+    point = estimate_profile(card, *words).at(batch_size)
+    return max(point.device_s, point.host_cpu_s)
 
 
 def _told(row: Row) -> str:
@@ -163,7 +175,8 @@ def _told(row: Row) -> str:
 
 def tabulate(rows: list[Row]) -> list[str]:
     """Return a line a family and batch."""
-    lines = [f"{'':34}{'batch':>6}{'step, s':>10}{'samples/s':>11}{'GiB':>7}{'GPU':>7}{'host, s':>9}"]
+    heads = f"{'batch':>6}{'step, s':>10}{'samples/s':>11}{'GiB':>7}{'GPU':>7}{'host, s':>9}{'by estimate':>13}"
+    lines = [f"{'':34}{heads}"]
     for row in sorted(rows, key=lambda each: (each["variant"], each["batch_size"])):
         if row["value"] is None:
             lines.append(f"{row['variant']:34}{row['batch_size']:>6}  {row['failure']}")
@@ -172,6 +185,11 @@ def tabulate(rows: list[Row]) -> list[str]:
         seen = "" if mean is None else f"{100 * mean:.0f} %"
         lines.append(
             f"{row['variant']:34}{row['batch_size']:>6}{row['value']:>10.4f}{row['rate_per_s']:>11.1f}{memory:>7.1f}"
-            f"{seen:>7}{row['point']['host_cpu_s']:>9.4f}"
+            f"{seen:>7}{row['point']['host_cpu_s']:>9.4f}{_by_estimate(row):>13}"
         )
     return lines
+
+
+def _by_estimate(row: Row) -> str:
+    expected = row.get("estimated_s")
+    return "" if expected is None else f"{row['value'] / expected:.2f}"

@@ -108,6 +108,14 @@ def test_the_copy_of_a_point_is_bytes_by_rate():
     assert gpu_profile.make_point(measured(), 16, 513, None)["copy_s"] == 0.0
 
 
+def test_the_estimate_beside_a_step_is_bounded_by_the_host():
+    """An H100 has 20 ms to launch in: two samples cannot be quicker, 64 are slower. An unknown card has none."""
+    workload = WorkloadSpec(precision="bf16")
+    assert gpu_profile.estimate("NVIDIA H100 80GB HBM3", workload, 2) == pytest.approx(0.02)
+    assert gpu_profile.estimate("NVIDIA H100 80GB HBM3", workload, 64) > 0.1
+    assert gpu_profile.estimate("rehearsal", workload, 64) is None
+
+
 def batch_row(batch_size, value, low=0.3, high=0.4, said=None, crop_px=513):
     row = {"variant": f"{crop_px} px", "batch_size": batch_size, "value": value, "step_s": 0.1, "said": said}
     return {**row, "utilisation_p5_p95": None if low is None else [low, high], "failure": "device memory"}
@@ -242,6 +250,14 @@ def test_settings_are_what_their_names_say(cores):
         assert f"num_workers={settings.num_workers}" in name
         assert settings.num_workers >= 1
     assert gpu_tuning.describe(found[PINNED]) == "num_workers=4, pin_memory=True"
+
+
+def test_time_for_our_own_answer_is_kept_free():
+    """The two that ours is judged by come first; the grid has what is left."""
+    names = [*gpu_tuning.rivals(16), *gpu_tuning.grid(16)]
+    first = [name for name in names if gpu_tuning.needed_s(name, has_ours=False) < gpu_tuning.PROBE_COST_S]
+    assert first == ["num_workers=0", PINNED]
+    assert {gpu_tuning.needed_s(name, has_ours=True) for name in names} == {gpu_tuning.CELL_COST_S}
 
 
 def test_few_photographs_make_a_long_epoch(tmp_path, monkeypatch):
