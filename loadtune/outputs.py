@@ -115,17 +115,37 @@ def open_outputs(
     taken = [path for path in (outputs.json_path, outputs.html_path) if path.exists()]
     if taken and not force:
         raise OutputError(f"{taken[0]} exists", "choose another --out, or overwrite it with --force")
+    for parent in {folder, *([] if json_copy is None else [json_copy.parent])}:
+        _try_folder(parent, folder)
+    return outputs
+
+
+def open_shared(path: Path, *, force: bool) -> None:
+    """See that a single file can be written, before anything is measured.
+
+    Raises:
+        OutputError: It is there already, or its folder cannot be written.
+    """
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists", "choose another name, or overwrite it with --force")
+    _try_folder(path.parent, path)
+
+
+def _try_folder(folder: Path, wanted: Path) -> None:
+    """Make a folder and a file in it that is taken away again.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for parent in {folder, *([] if json_copy is None else [json_copy.parent])}:
-            trial = parent / f".loadtune-{time.time_ns()}"
-            trial.touch(exist_ok=False)
-            trial.unlink()
+        trial = folder / f".loadtune-{time.time_ns()}"
+        trial.touch(exist_ok=False)
+        trial.unlink()
     except OSError as error:
         raise OutputError(
-            f"cannot write to {folder}: {error.strerror or error}", "choose another folder with --out"
+            f"cannot write to {wanted}: {error.strerror or error}", "choose another folder with --out"
         ) from error
-    return outputs
 
 
 def _new_folder(dataset: str, kind: Kind) -> Path:

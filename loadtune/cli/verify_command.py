@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,6 +47,9 @@ def verify(
     force: Force = False,
     quiet: Quiet = False,
     redact: Redact = False,
+    share: Annotated[
+        Path | None, typer.Option(help="Also write FILE: a redacted text that fits an issue.", metavar="FILE")
+    ] = None,
     layout: Layout = None,
     split: Split = None,
     crop: Annotated[int | None, typer.Option(help="Side of the training crop in pixels.  [513; on a CPU 65]")] = None,
@@ -72,14 +76,22 @@ def verify(
         command=("loadtune", *sys.argv[1:]),
         began_s=process_start_s(),
     )
+    from loadtune.outputs import identify, open_shared
     from loadtune.records.verification import Outcome
+    from loadtune.render.issue import render_issue
+    from loadtune.render.saved import replace_file
     from loadtune.verifying.verify import verify as run
 
+    if share is not None:
+        open_shared(share, force=force)
     work = partial(run, is_quick=quick, has_budget=budget is not None)
     try:
         found = run_and_show(options, out, json_path, "verification", work, force=force, quiet=quiet, redact=redact)
     except KeyboardInterrupt:
         print("loadtune: interrupted before anything was checked", file=sys.stderr)
         raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
+    if share is not None:
+        replace_file(share, render_issue(found, identify()).encode())
+        print(f"Wrote {share}", file=sys.stderr if json_path == "-" else sys.stdout)
     codes = {Outcome.HOLDS: 0, Outcome.FAILS: FAILS_EXIT_CODE, Outcome.UNKNOWN: UNKNOWN_EXIT_CODE}
     raise typer.Exit(INTERRUPTED_EXIT_CODE if found.status == "interrupted" else codes[found.outcome])

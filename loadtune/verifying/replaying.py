@@ -21,8 +21,8 @@ CELL_RATIO = 0.05
 """How far the rate of a replay may lie from the device's in any cell. Own choice: the recording's spread, that of two
 trials, and little more."""
 CELL_MEASURE_S = 4.0
-"""Seconds in windows of each trial of a cell. Trials of 1.5 s agreed to 0.5 % on an H100 where the device was the limit,
-and differed by 20 % where the loader was: too few batches, and other samples on each side."""
+"""Seconds in windows of each trial of a cell. Trials of 1.5 s agreed to 0.5 % on an H100 where the device was the
+limit, and differed by 20 % where the loader was: too few batches, and other samples on each side."""
 
 
 def check_replay(bench: Bench, seconds: float) -> list[Check]:
