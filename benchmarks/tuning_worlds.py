@@ -198,7 +198,7 @@ WORLDS: dict[str, Callable[[Draw], Any]] = {
     "short_epoch": lambda draw: Short(draw("wait", 0.004, 0.01)),
     "shards": lambda draw: Sharded(12, draw("wait", 0.003, 0.006)),
     "in_memory": lambda draw: Costly(sample_bytes=int(draw("size", 1e4, 5e4))),
-    "network_both": lambda draw: Costly(wait_s=draw("wait", 0.004, 0.012)),
+    "network_both": lambda draw: Costly(wait_s=draw("wait", 0.003, 0.007)),
     "photographs_both": lambda draw: Decoded(int(draw("side", 400, 800))),
     "in_memory_both": lambda draw: Costly(sample_bytes=int(draw("size", 1e4, 3e4))),
 }
