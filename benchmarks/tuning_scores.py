@@ -32,6 +32,8 @@ LEVEL = 0.05
 BETTER_WORLDS_MIN = 4
 MEMORY_RATIO = 0.9
 """Memory below which an equally fast setting is better."""
+TOLD_MAX = 12
+"""Rivals that are told one by one."""
 AFTER_S = (10, 20, 40, 90)
 ANSWER_S = 45.0
 """When the median must be there."""
@@ -213,10 +215,15 @@ def stood(units: Sequence[Unit], name: str, seconds: float) -> float | None:
     return median(shares) if shares else None
 
 
-def tabulate(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a line a unit, a line a contestant, and what was not run."""
+def falls_short(unit: Unit) -> bool:
+    """Say whether our answer is below what any single unit may have, or takes more workers than it may."""
+    return (unit.rough_share(unit.answers[OURS].point) or 0.0) < SHARE_MIN or _steps_above(unit) > 1
+
+
+def tabulate(rows: Sequence[Row], is_shown: Callable[[Unit], bool] = lambda unit: True) -> Iterator[str]:
+    """Yield a line a unit that is to be shown, a line a contestant, and what was not run."""
     units = [unit for unit in read_units(rows) if {OURS, LOOP} <= unit.answers.keys()]
-    for unit in units:
+    for unit in filter(is_shown, units):
         told = [f"{name.partition(' ')[0]:8} {_tell(unit, name)}" for name in (OURS, LOOP)]
         best = f"{unit.best[0]}x{unit.best[1]}"
         yield f"{_name(unit):24} best {best:6} cheapest {unit.cheapest:2} | {' | '.join(told)} | {unit.seconds:4.0f} s"
@@ -224,7 +231,8 @@ def tabulate(rows: Sequence[Row]) -> Iterator[str]:
         f"{f'{s} s':>8}" for s in AFTER_S
     )
     for name in NAMES:
-        known = [s.value for unit in units if name in unit.answers and (s := unit.share(unit.answers[name].point))]
+        own = [unit.rough_share(unit.answers[name].point) for unit in units if name in unit.answers]
+        known = [share for share in own if share is not None]
         if known:
             course = "".join(f"{stood(units, name, after) or 0.0:8.3f}" for after in AFTER_S)
             yield f"{name:26}{len(known):6}{median(known):8.3f}{min(known):8.3f}{course}"
@@ -232,8 +240,13 @@ def tabulate(rows: Sequence[Row]) -> Iterator[str]:
     told = ((world if name == "world" else name, why) for name, world, why in lacking)
     yield from (f"not run: {name}: {why}" for name, why in dict.fromkeys(told))
     if units:
+        short = sum(map(falls_short, units))
+        yield f"ours below {SHARE_MIN:g} of the oracle, or more than a step too dear: {short} of {len(units)}"
         yield f"better than the loop on: {', '.join(better_worlds(units)) or 'none'}"
-        yield from (f"better than ours by more than 3 %: {told}" for told in find_better(units)[0])
+        better = find_better(units)[0]
+        yield from (f"better than ours by more than 3 %: {told}" for told in better[:TOLD_MAX])
+        if len(better) > TOLD_MAX:
+            yield f"and {len(better) - TOLD_MAX} more"
 
 
 def _tell(unit: Unit, name: str) -> str:

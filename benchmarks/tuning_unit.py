@@ -57,6 +57,8 @@ AGAIN_RATIO, AGAIN_MAX = 0.92, 6
 differ by 2 to 5 %, so what lies lower is neither the best nor within 3 % of it; of what ties, the cheap end matters."""
 FAR_RATIO = 0.8
 """Share of the best, by the grid, below which a short duel tells all that is asked: that it is no rival."""
+UNDUELLED = ("random order",)
+"""Whose answers get no duel of their own: it is no rival, and the oracle's table tells enough of it."""
 LATE = 1.3
 """How much longer than planned a duel may take, so that a busy moment costs no pair."""
 LIMIT_S = 45.0
@@ -226,7 +228,7 @@ class Bench:
         for point in dict.fromkeys(unit.answers[name].point for name in ranked):
             self._look(point, 0, is_extra=point not in grid(self._world))
         unit = Unit(select(self._record["rows"], **self._keys))
-        for point in dict.fromkeys(unit.answers[name].point for name in ranked):
+        for point in dict.fromkeys(unit.answers[name].point for name in ranked if name not in UNDUELLED):
             keys = {**self._keys, "part": "duel", "num_workers": point[0], "batch_size": point[1]}
             if point != unit.best and unit.rates[point] and not has(self._record, **keys):
                 far = unit.rates[point] < FAR_RATIO * unit.rates[unit.best]

@@ -18,6 +18,7 @@ from benchmarks.tuning_rows import EXACT, FAILED, Share, Unit, read_units
 from benchmarks.tuning_scores import (
     better_worlds,
     compare,
+    falls_short,
     find_better,
     holm,
     judge,
@@ -374,6 +375,14 @@ def test_rivals_with_one_answer_are_one_test():
     better, count = find_better(read_units(rows))
     assert count == 2  # 8 workers for two rivals, and the 16 that failed
     assert better == ["doubling loop and 32 always on network 100: 1.96"]
+
+
+def test_only_what_falls_short_is_shown_where_that_is_asked_for():
+    bad = a_unit(RATES, GOOD | {"loadtune": (2, 9.0)}, [CLOSE, (2, 0.5, 0.48, 0.52)], world="shards")
+    told = list(tabulate([*good_units(), *bad], falls_short))
+    assert told[0].startswith("shards")
+    assert sum(" cheapest " in line for line in told) == 1
+    assert any(line.endswith("1 of 5") for line in told)
 
 
 def test_one_seed_of_two_is_not_a_workload():
