@@ -6,7 +6,6 @@ says why, and the world is not run.
 """
 
 import contextlib
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ from loadtune.monitor.cgroup import Group, find_groups
 
 PERIOD_US = 100_000
 """The kernel's own default period. A shorter one throttles more finely than any container does."""
+GROUP = "loadtune-tuning"
+"""One name, so that what a killed run left is used again."""
 JOIN = 'for group in $GROUPS_TO_JOIN; do echo $$ > "$group/cgroup.procs" || exit 1; done; exec "$@"'
 """Enters the groups first and becomes the command then, so that nothing of it runs outside."""
 MOUNT = 'mount -t tmpfs -o "size=$SHM_BYTES" tmpfs /dev/shm || exit 1; exec "$@"'
@@ -79,9 +80,9 @@ def _group(kind: str, files: dict[str, str]) -> Iterator[Path]:
     parents: tuple[Group, ...] = getattr(find_groups(), kind)
     if not parents:
         raise PlaceError(f"no {kind} control group is mounted")
-    folder = parents[0].folder / f"tuning-{os.getpid()}"
+    folder = parents[0].folder / GROUP
     try:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
     except OSError as error:
         raise PlaceError(f"no {kind} control group can be made: {error.strerror}") from error
     try:

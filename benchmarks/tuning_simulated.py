@@ -72,7 +72,7 @@ SAMPLES: dict[str, Callable[[Draw], Sample]] = {
         wait_s=draw("wait", 0.002, 0.006), burn_s=DECODE_S_PER_PX * draw("side", 500, 900) ** 2
     ),
     "main_process": lambda draw: Sample(burn_s=0.0002, main_s=2.4e-5 * draw("parts", 40, 90)),
-    "large_tensors": lambda draw: Sample(burn_s=draw("burn", 0.001, 0.002), size_bytes=draw("size", 8, 20) * MIB),
+    "large_tensors": lambda draw: Sample(burn_s=draw("burn", 0.001, 0.002), size_bytes=draw("size", 1.5, 4) * MIB),
     "in_memory": lambda draw: Sample(burn_s=0.00002, main_s=0.0002, size_bytes=draw("size", 1e4, 5e4)),
     "network_both": lambda draw: Sample(wait_s=draw("wait", 0.003, 0.007)),
     "photographs_both": lambda draw: Sample(burn_s=DECODE_S_PER_PX * draw("side", 400, 800) ** 2),

@@ -42,6 +42,7 @@ from loadtune.engine.duel import hold_duel
 from loadtune.engine.launcher import Launcher
 from loadtune.engine.runner import Runner
 from loadtune.engine.sides import Arena
+from loadtune.lifeline import end_with_parent
 from loadtune.monitor.host import read_limits
 from loadtune.monitor.nvml import Nvml
 from loadtune.records.measurement import Duel, TrialResult
@@ -55,14 +56,16 @@ ALL_SEEDS = (*TUNING_SEEDS, *SEEDS, SIMULATED_SEED)
 AGAIN_RATIO, AGAIN_MAX = 0.92, 6
 """What the oracle looks at again: settings so near to the best of the first look, the fewest workers first. Looks
 differ by 2 to 5 %, so what lies lower is neither the best nor within 3 % of it; of what ties, the cheap end matters."""
-FAR_RATIO = 0.8
-"""Share of the best, by the grid, below which a short duel tells all that is asked: that it is no rival."""
+FAR_RATIO, HOPELESS_RATIO = 0.85, 0.6
+"""Shares of the best, by the grid, below which a short duel tells all that is asked, and below which the grid does: it
+is no rival. Ours and the loop's answer are set against the best however low they are, and so is what ours may lie
+below."""
 UNDUELLED = ("random order",)
 """Whose answers get no duel of their own: it is no rival, and the oracle's table tells enough of it."""
 LATE = 1.3
 """How much longer than planned a duel may take, so that a busy moment costs no pair."""
-LIMIT_S = 45.0
-"""Of one trial: start, warm-up and windows of the slowest take ten."""
+LIMIT_S = 25.0
+"""Of one trial: start, warm-up and windows of the slowest take ten on a quiet machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +77,7 @@ class Pacing:
     loop: MeasureOptions = MeasureOptions(window_min_s=1.0, measure_s=2.0, warm_up_s=2.0, cap_s=12.0)
     """What the doubling loop measures: two seconds after a warm-up. Shorter, and its 3 per cent are noise."""
     budget_s: float = 60.0
-    duel_s: float = 36.0
+    duel_s: float = 32.0
     """Three or four starts, eight pairs and more."""
     far_duel_s: float = 18.0
 
@@ -228,11 +231,13 @@ class Bench:
         for point in dict.fromkeys(unit.answers[name].point for name in ranked):
             self._look(point, 0, is_extra=point not in grid(self._world))
         unit = Unit(select(self._record["rows"], **self._keys))
+        watched = {unit.answers[name].point for name in ("loadtune", "doubling loop")}
+        least = min(HOPELESS_RATIO * unit.rates[unit.best], unit.rates[unit.answers["loadtune"].point])
         for point in dict.fromkeys(unit.answers[name].point for name in ranked if name not in UNDUELLED):
             keys = {**self._keys, "part": "duel", "num_workers": point[0], "batch_size": point[1]}
-            if point != unit.best and unit.rates[point] and not has(self._record, **keys):
-                far = unit.rates[point] < FAR_RATIO * unit.rates[unit.best]
-                self._hold_duel(point, unit.best, far=far)
+            is_asked = point in watched or unit.rates[point] >= least
+            if is_asked and point != unit.best and unit.rates[point] and not has(self._record, **keys):
+                self._hold_duel(point, unit.best, far=unit.rates[point] < FAR_RATIO * unit.rates[unit.best])
 
     def _hold_duel(self, point: Point, best: Point, *, far: bool) -> None:
         """Set one answer against the oracle's best: alive by turns, or in fresh runs where both would share a limit."""
@@ -242,7 +247,7 @@ class Bench:
         duel = None if shares_limit else self._alive(specs, self._pacing.far_duel_s if far else self._pacing.duel_s)
         if duel is None or len(duel.pairs) < ABBA_PAIRS_MIN:
             pairs = ABBA_PAIRS_MIN if far else DUEL_PAIRS_MIN
-            limit_s = time.monotonic() + 2 * self._pacing.duel_s
+            limit_s = time.monotonic() + (self._pacing.duel_s if far else 2 * self._pacing.duel_s)
             duel = hold_abba(self._runner, specs[0], specs[1], pairs, limit_s, lambda done, planned: None)
         fields: Row = {"num_workers": point[0], "batch_size": point[1], "against": best, "method": duel.method}
         if len(duel.pairs) < 2:
@@ -313,6 +318,7 @@ def main() -> None:
     parser.add_argument("--rival-python", help="a Python that has PyPI's loadtune 0.3.0")
     parser.add_argument("--fast", action="store_true", help="short everything, to see that it runs")
     asked = parser.parse_args()
+    end_with_parent()
     record = load(f"{NAME}_fast" if asked.fast else NAME, ALL_SEEDS)
     Bench(record, asked.world, asked.seed, FAST if asked.fast else Pacing(), asked.rival_python).run()
 

@@ -193,7 +193,7 @@ WORLDS: dict[str, Callable[[Draw], Any]] = {
     "quota": lambda draw: Decoded(int(draw("side", 500, 900)), wait_s=draw("wait", 0.002, 0.006)),
     "main_process": lambda draw: Costly(parts=int(draw("parts", 40, 90)), sample_bytes=8192),
     "large_tensors": lambda draw: Costly(
-        burn_s=draw("burn", 0.001, 0.002), sample_bytes=int(draw("size", 8, 20) * MIB)
+        burn_s=draw("burn", 0.001, 0.002), sample_bytes=int(draw("size", 1.5, 4) * MIB)
     ),
     "short_epoch": lambda draw: Short(draw("wait", 0.004, 0.01)),
     "shards": lambda draw: Sharded(12, draw("wait", 0.003, 0.006)),
