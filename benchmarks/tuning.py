@@ -20,14 +20,14 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks.record import REPORTS, Row, load, now, save
+from benchmarks.record import REPORTS, Row, now, save
 from benchmarks.tuning_picture import draw
 from benchmarks.tuning_places import entered, lacking
 from benchmarks.tuning_rows import Unit, read_units, select
 from benchmarks.tuning_scores import falls_short, judge, tabulate
-from benchmarks.tuning_settings import SEEDS, SIMULATED_SEED, place
+from benchmarks.tuning_settings import SEEDS, SIMULATED_SEED, VERSION, place
 from benchmarks.tuning_simulated import simulate
-from benchmarks.tuning_unit import ALL_SEEDS, NAME, ROOT
+from benchmarks.tuning_unit import NAME, ROOT, open_record
 from benchmarks.tuning_worlds import WORLDS
 
 QUICK = ("network", "held_memory")
@@ -54,7 +54,7 @@ def main() -> None:
         return
     name = f"{NAME}_fast" if asked.fast else NAME
     failed = [] if asked.show else run_units(name, asked)
-    record = load(name, ALL_SEEDS)
+    record = open_record(name)
     rows = [row for row in record["rows"] if row["seed"] in asked.seeds]
     if asked.seeds == list(SEEDS):
         save(record, judge(rows))
@@ -81,13 +81,13 @@ def run_units(name: str, asked: argparse.Namespace) -> list[str]:
 
 def run_unit(name: str, world: str, seed: int, asked: argparse.Namespace) -> bool:
     """Run one unit where it belongs, or note why it cannot be run here; say whether that went well."""
-    record = load(name, ALL_SEEDS)
+    record = open_record(name)
     if Unit(select(record["rows"], world=world, seed=seed)).is_done:
         return True
     where = place(world, seed)
     reason = lacking(where)
     if reason is not None:
-        keys: Row = {"world": world, "seed": seed, "part": "lacking", "quantity": WORLD}
+        keys: Row = {"worlds": VERSION, "world": world, "seed": seed, "part": "lacking", "quantity": WORLD}
         record["rows"] = [row for row in record["rows"] if not keys.items() <= row.items()]
         record["rows"].append({**keys, "value": None, "unit": "", "started": now(), "reason": reason})
         save(record)
@@ -97,7 +97,7 @@ def run_unit(name: str, world: str, seed: int, asked: argparse.Namespace) -> boo
     command += ["--fast"] if asked.fast else []
     with entered(where) as prefix:
         code = subprocess.run([*prefix, *command], cwd=ROOT, check=False).returncode
-    unit = Unit(select(load(name, ALL_SEEDS)["rows"], world=world, seed=seed))
+    unit = Unit(select(open_record(name)["rows"], world=world, seed=seed))
     if code == 0:
         answer = unit.answers["loadtune"]
         print(f"{now()} {world} {seed}: best {unit.best}, ours {answer.point}, {unit.seconds:.0f} s", flush=True)
@@ -108,7 +108,7 @@ def play(count: int, worlds: list[str]) -> None:
     """Simulate so many seeds; keep the rows of the first, which is scored, and show where any of them fell short."""
     rows = simulate(count, worlds)
     if worlds == list(WORLDS):
-        record = load(f"{NAME}_simulated", ALL_SEEDS)
+        record = open_record(f"{NAME}_simulated")
         record["rows"] = [row for row in rows if row["seed"] == SIMULATED_SEED]
         save(record, judge(rows))
     tell(rows, falls_short)

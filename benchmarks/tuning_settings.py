@@ -15,6 +15,8 @@ Point = tuple[int, int]
 
 TUNING_SEEDS, SEEDS, SIMULATED_SEED = (0, 1), (100, 101), 102
 """Thresholds are set on the first, and never scored. The others are scored: live, and the third in simulation."""
+VERSION = 1
+"""Of the worlds, their devices and places: raise it when one changes. Rows of another version are dropped when read."""
 WORKERS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """The oracle's: the steps of the product's own ladder, up to what people try."""
 BATCH = 16

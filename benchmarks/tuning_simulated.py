@@ -14,7 +14,7 @@ from random import Random
 from benchmarks.record import Row
 from benchmarks.tuning_ours import point_of, read_course
 from benchmarks.tuning_rivals import Answer, Look, at_random, doubling, full_grid, rules, tpe
-from benchmarks.tuning_settings import SIMULATED_SEED, Point, batches, device_rate, grid, place
+from benchmarks.tuning_settings import SIMULATED_SEED, VERSION, Point, batches, device_rate, grid, place
 from benchmarks.tuning_worlds import MIB, SHORT_BATCH, SHORT_LENGTH, Draw, drawing, small_shm_sample
 from loadtune.advice.axes import worker_ladder
 from loadtune.advice.budget import divide_budget
@@ -245,7 +245,7 @@ def _answers(world: Simulated) -> dict[str, Answer]:
 
 
 def _rows(world: Simulated) -> list[Row]:
-    keys: Row = {"world": world.world, "seed": world.seed}
+    keys: Row = {"worlds": VERSION, "world": world.world, "seed": world.seed}
     answers = _answers(world)
     oracle = grid(world.world)
     best = max(sorted(oracle), key=world.rate)

@@ -26,6 +26,7 @@ from benchmarks.tuning_settings import (
     SEEDS,
     SIMULATED_SEED,
     TUNING_SEEDS,
+    VERSION,
     Point,
     batches,
     device_rate,
@@ -97,7 +98,7 @@ class Bench:
 
     def __init__(self, record: dict[str, Any], world: str, seed: int, pacing: Pacing, rival: str | None) -> None:
         self._record, self._world, self._seed, self._pacing, self._rival = record, world, seed, pacing, rival
-        self._keys: Row = {"world": world, "seed": seed}
+        self._keys: Row = {"worlds": VERSION, "world": world, "seed": seed}
         self._trials: dict[Point, TrialResult] = {}
         self._count = 0
 
@@ -310,6 +311,11 @@ def _told(trial: TrialResult) -> Row:
     }
 
 
+def open_record(name: str) -> dict[str, Any]:
+    """Return the saved record with the rows of these worlds, or a fresh one; all seeds are published with it."""
+    return load(name, ALL_SEEDS, worlds=VERSION)
+
+
 def main() -> None:
     """Run one unit."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -319,7 +325,7 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="short everything, to see that it runs")
     asked = parser.parse_args()
     end_with_parent()
-    record = load(f"{NAME}_fast" if asked.fast else NAME, ALL_SEEDS)
+    record = open_record(f"{NAME}_fast" if asked.fast else NAME)
     Bench(record, asked.world, asked.seed, FAST if asked.fast else Pacing(), asked.rival_python).run()
 
 

@@ -456,6 +456,15 @@ def test_a_unit_goes_on_where_it_stopped(unsaved):
     assert third.asked == []
 
 
+def test_rows_of_other_worlds_are_dropped(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.record.REPORTS", tmp_path)
+    record = tuning_unit.open_record("tuning")
+    Dry(record, lambda workers: 10.0)._look((2, BATCH), 0)
+    assert len(tuning_unit.open_record("tuning")["rows"]) == 1
+    monkeypatch.setattr(tuning_unit, "VERSION", tuning_unit.VERSION + 1)
+    assert tuning_unit.open_record("tuning")["rows"] == []
+
+
 def test_an_answer_is_noted_once_and_read_back(unsaved):
     record = {"rows": []}
     bench = Dry(record, lambda workers: 10.0)
@@ -467,7 +476,7 @@ def test_an_answer_is_noted_once_and_read_back(unsaved):
 
 def test_a_world_that_cannot_be_run_is_noted_and_not_started(monkeypatch):
     record = {"rows": []}
-    monkeypatch.setattr(tuning, "load", lambda name, seeds: record)
+    monkeypatch.setattr(tuning, "open_record", lambda name: record)
     monkeypatch.setattr(tuning, "save", lambda record: None)
     monkeypatch.setattr(tuning, "lacking", lambda where: "no control group")
     for _ in range(2):
