@@ -34,7 +34,7 @@ STEP_S = {
     "held_memory": (0.008, 0.02),
     "quota": (0.02, 0.04),
     "main_process": (0.004, 0.01),
-    "large_tensors": (0.03, 0.06),
+    "large_tensors": (0.015, 0.03),
     "short_epoch": (0.006, 0.012),
     "shards": (0.004, 0.008),
     "in_memory": (0.004, 0.01),

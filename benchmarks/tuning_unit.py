@@ -8,6 +8,7 @@ is a row of the record, saved at once: a unit that was cut short goes on with wh
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -194,10 +195,13 @@ class Bench:
         script = ROOT / "benchmarks" / "tuning_pypi.py"
         steps = {str(batch): batch / (self._device_rate(batch) or 1e-9) for batch in batches(self._world)}
         command = [python, str(script), f"{self._world}_{self._seed}", json.dumps(steps)]
+        alone = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
         began_s = time.monotonic()
         with TemporaryDirectory() as folder:
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder, check=False)
+                done = subprocess.run(
+                    command, capture_output=True, text=True, timeout=300, cwd=folder, env=alone, check=False
+                )
             except subprocess.TimeoutExpired:
                 self._lack("loadtune 0.3.0", "no answer within 300 s")
                 return
