@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.record import Row, has, load, now, save
 from benchmarks.tuning_ours import ask_ours
 from benchmarks.tuning_rivals import Answer, Look, at_random, doubling, full_grid, rules, tpe
-from benchmarks.tuning_rows import Unit, select
+from benchmarks.tuning_rows import Unit, point_of, select
 from benchmarks.tuning_settings import (
     SEEDS,
     SIMULATED_SEED,
@@ -127,12 +127,16 @@ class Bench:
     def _measure_grid(self) -> None:
         for point in grid(self._world):
             self._look(point, 0)
-        looks = self._looks()
-        best = max(rate for rate, _ in looks.values())
-        near = sorted(point for point, (rate, _) in looks.items() if rate >= AGAIN_RATIO * best)
-        again = {*near[:AGAIN_MAX], max(looks, key=lambda each: looks[each])}
-        for point in sorted(again, reverse=True):
-            self._look(point, 1)
+        while again := self._worth_another_look():
+            for point in again:
+                self._look(point, 1)
+
+    def _worth_another_look(self) -> list[Point]:
+        """Return what may be the best, or the cheapest near it, by what is known so far, and was seen only once."""
+        unit = Unit(select(self._record["rows"], **self._keys))
+        near = sorted(point for point, rate in unit.rates.items() if rate >= AGAIN_RATIO * unit.rates[unit.best])
+        seen = {point_of(row) for row in unit.rows if row["part"] == "grid" and row["round"] == 1}
+        return sorted({*near[:AGAIN_MAX], unit.best} - seen, reverse=True)
 
     def _look(self, point: Point, number: int, *, is_extra: bool = False) -> None:
         """Measure a setting once; number -1 and beyond the grid: an answer that the oracle does not have."""

@@ -443,6 +443,17 @@ def test_the_oracle_looks_again_only_where_the_best_may_lie(unsaved):
     assert len(again) == AGAIN_MAX + 1
 
 
+def test_a_lucky_first_look_is_not_the_oracle(unsaved):
+    """Looked at again it falls back, and those that it hid are looked at again too."""
+    record = {"rows": []}
+    bench = Dry(record, lambda workers: {6: 30.0, 8: 29.5}.get(workers, 10.0))
+    bench._look((12, BATCH), 0)
+    record["rows"][0]["value"] = 45.0
+    bench._measure_grid()
+    assert [point[0] for point, number in bench.asked if number == 1] == [12, 8, 6]
+    assert Unit(record["rows"]).best == (6, BATCH)
+
+
 def test_a_unit_goes_on_where_it_stopped(unsaved):
     record = {"rows": []}
     first = Dry(record, lambda workers: 10.0 + workers)
