@@ -134,7 +134,8 @@ class Bench:
     def _worth_another_look(self) -> list[Point]:
         """Return what may be the best, or the cheapest near it, by what is known so far, and was seen only once."""
         unit = Unit(select(self._record["rows"], **self._keys))
-        near = sorted(point for point, rate in unit.rates.items() if rate >= AGAIN_RATIO * unit.rates[unit.best])
+        least = AGAIN_RATIO * unit.rates[unit.best]
+        near = sorted(point for point in unit.looks if unit.rates[point] >= least)
         seen = {point_of(row) for row in unit.rows if row["part"] == "grid" and row["round"] == 1}
         return sorted({*near[:AGAIN_MAX], unit.best} - seen, reverse=True)
 
