@@ -1,7 +1,8 @@
 """Which workloads does `tuning` search? Data sets by name and seed, made of torch and torchvision alone.
 
-Trial processes import this module by name, so it imports nothing of the project. A factory is named as the world and
-its seed, `network_3`, and draws its parameters from them: thresholds are set on some seeds and scored on others.
+Trial processes import this module by name, and the rival's own environment by path, so it imports nothing of the
+project. A factory is named as the world and its seed, `network_3`, and draws its parameters from them: thresholds are
+set on some seeds and scored on others. What devices train on them, and behind which limits, is in `tuning_settings`.
 """
 
 import time
@@ -13,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
-from torchvision.io import decode_image, encode_jpeg
+from torchvision.io import decode_image, encode_jpeg, encode_png
 from torchvision.transforms.v2.functional import resize
 
 IMAGES = Path(__file__).resolve().parent.parent / "demo" / "nuclei" / "images"
 LENGTH = 8192
 """Samples of an epoch: it does not end within a measurement."""
-SHORT_LENGTH = 96
-"""Of the short epoch: six batches, as of a small data set."""
+SHORT_LENGTH, SHORT_BATCH = 192, 16
+"""Of the short epoch: twelve batches, as of a small data set."""
 MIB = 2**20
 
 
@@ -34,7 +35,6 @@ class Costly(Dataset[Any]):
         sample_bytes: Size of a sample.
         parts: Tensors that it consists of.
         held_bytes: Memory that each worker takes for itself, as a cache or a decoded index would.
-        length: Samples in an epoch.
     """
 
     def __init__(
@@ -46,14 +46,13 @@ class Costly(Dataset[Any]):
         sample_bytes: int = 4096,
         parts: int = 1,
         held_bytes: int = 0,
-        length: int = LENGTH,
     ) -> None:
         self._wait_s, self._burn_s, self._tail = wait_s, burn_s, tail
-        self._sample_bytes, self._parts, self._held_bytes, self._length = sample_bytes, parts, held_bytes, length
+        self._sample_bytes, self._parts, self._held_bytes = sample_bytes, parts, held_bytes
         self._held: bytearray | None = None
 
     def __len__(self) -> int:
-        return self._length
+        return LENGTH
 
     def __getitem__(self, number: int) -> Any:
         """Cost what a sample costs."""
@@ -103,6 +102,28 @@ class Decoded(Dataset[Tensor]):
         return resize(image, [160, 160], antialias=True)
 
 
+class PngPairs(Dataset[Any]):
+    """Small images with their masks, both PNG in memory: much opening and little decoding.
+
+    Args:
+        side_px: Of both.
+    """
+
+    def __init__(self, side_px: int) -> None:
+        self._stored = []
+        for path in sorted(IMAGES.iterdir())[:8]:
+            image = resize(decode_image(str(path), mode="RGB"), [side_px, side_px], antialias=True)
+            self._stored.append((encode_png(image), encode_png((image[:1] > 128).to(torch.uint8))))
+
+    def __len__(self) -> int:
+        return LENGTH
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return an image, (3, side, side) of uint8, and its mask, (1, side, side)."""
+        image, mask = self._stored[number % len(self._stored)]
+        return decode_image(image, mode="RGB"), decode_image(mask)
+
+
 class Sharded(IterableDataset[Tensor]):
     """Shards that are split among workers, whole ones only: a rate that rises where they divide anew.
 
@@ -123,6 +144,28 @@ class Sharded(IterableDataset[Tensor]):
                 yield torch.zeros(1024)
 
 
+class Short(IterableDataset[Tensor]):
+    """A short epoch, whole batches to a worker. A trial begins an iterable anew, so starting workers is in the rate.
+
+    Args:
+        wait_s: Seconds a sample.
+    """
+
+    def __init__(self, wait_s: float) -> None:
+        self._wait_s = wait_s
+
+    def __len__(self) -> int:
+        return SHORT_LENGTH
+
+    def __iter__(self) -> Iterator[Tensor]:
+        info = get_worker_info()
+        own, count = (0, 1) if info is None else (info.id, info.num_workers)
+        for number in range(SHORT_LENGTH):
+            if number // SHORT_BATCH % count == own:
+                time.sleep(self._wait_s)
+                yield torch.zeros(1024)
+
+
 Draw = Callable[[str, float, float], float]
 """Draws a parameter by its name, between two bounds, always the same for a seed."""
 
@@ -132,45 +175,34 @@ def drawing(seed: int) -> Draw:
     return lambda name, low, high: low * (high / low) ** Random(f"{name} {seed}").random()
 
 
+def small_shm_sample(draw: Draw) -> tuple[float, int]:
+    """Return the seconds and bytes of a sample of `small_shm`, by which its device and its /dev/shm are made."""
+    return draw("wait", 0.008, 0.016), int(draw("size", 0.25, 0.5) * MIB)
+
+
 WORLDS: dict[str, Callable[[Draw], Any]] = {
     "network": lambda draw: Costly(wait_s=draw("wait", 0.008, 0.03)),
     "mixed": lambda draw: Costly(wait_s=draw("wait", 0.006, 0.016), burn_s=draw("burn", 0.001, 0.003)),
     "photographs": lambda draw: Decoded(int(draw("side", 700, 1400))),
     "served_photographs": lambda draw: Decoded(int(draw("side", 400, 700)), wait_s=draw("wait", 0.01, 0.03)),
+    "png_pairs": lambda draw: PngPairs(int(draw("side", 96, 192))),
     "heavy_tail": lambda draw: Costly(wait_s=draw("wait", 0.002, 0.005), tail=draw("tail", 8, 14)),
     "device_bound": lambda draw: Costly(burn_s=draw("burn", 0.0002, 0.0006)),
-    "held_memory": lambda draw: Costly(wait_s=draw("wait", 0.01, 0.02), held_bytes=int(draw("held", 1.6e9, 2.4e9))),
+    "held_memory": lambda draw: Costly(wait_s=draw("wait", 0.01, 0.02), held_bytes=int(draw("held", 350, 550) * MIB)),
+    "small_shm": lambda draw: Costly(wait_s=small_shm_sample(draw)[0], sample_bytes=small_shm_sample(draw)[1]),
+    "quota": lambda draw: Decoded(int(draw("side", 500, 900)), wait_s=draw("wait", 0.002, 0.006)),
     "main_process": lambda draw: Costly(parts=int(draw("parts", 40, 90)), sample_bytes=8192),
     "large_tensors": lambda draw: Costly(
-        burn_s=draw("burn", 0.001, 0.002), sample_bytes=int(draw("size", 8, 20) * MIB)
+        burn_s=draw("burn", 0.001, 0.002), sample_bytes=int(draw("size", 1.5, 4) * MIB)
     ),
-    "short_epoch": lambda draw: Costly(wait_s=draw("wait", 0.004, 0.01), length=SHORT_LENGTH),
+    "short_epoch": lambda draw: Short(draw("wait", 0.004, 0.01)),
     "shards": lambda draw: Sharded(12, draw("wait", 0.003, 0.006)),
     "in_memory": lambda draw: Costly(sample_bytes=int(draw("size", 1e4, 5e4))),
+    "network_both": lambda draw: Costly(wait_s=draw("wait", 0.003, 0.007)),
+    "photographs_both": lambda draw: Decoded(int(draw("side", 400, 800))),
+    "in_memory_both": lambda draw: Costly(sample_bytes=int(draw("size", 1e4, 3e4))),
 }
-"""What each name means; the first six are those on which doubling does fine."""
-
-STEP_S = {
-    "network": (0.006, 0.02),
-    "mixed": (0.01, 0.03),
-    "photographs": (0.03, 0.06),
-    "served_photographs": (0.02, 0.05),
-    "heavy_tail": (0.006, 0.012),
-    "device_bound": (0.05, 0.09),
-    "held_memory": (0.008, 0.02),
-    "main_process": (0.004, 0.01),
-    "large_tensors": (0.03, 0.06),
-    "short_epoch": (0.006, 0.012),
-    "shards": (0.004, 0.008),
-    "in_memory": (0.004, 0.01),
-}
-"""Bounds of the replayed device's seconds a step at `BATCH`."""
-BATCH = 16
-
-
-def step_s(world: str, seed: int) -> float:
-    """Return the seconds a step of the device that a world is trained on."""
-    return drawing(seed)(f"{world} step", *STEP_S[world])
+"""What each name means. The first seven are those on which doubling does fine."""
 
 
 def __getattr__(name: str) -> Callable[[], Any]:
