@@ -58,6 +58,7 @@ class Expectations:
             worker_wall_s=wall_s,
             worker_cpu_s=min(cost.cpu_s_per_sample, wall_s),
             main_cpu_s=median(main) if main else 0.0,
+            taking_cpu_s=alone.measurement.main_cpu_s_per_sample or 0.0,
             variation=cost.wall_spread_ratio or 0.0,
             device=fit_device(steps) if steps else None,
         )

@@ -150,6 +150,7 @@ class GuidedSearch:
         while (point := self._next_point(own)) is not None:
             yield Leg(settings=point, role="grid", measure_s=CLIMB_S)
         yield from self._grow_batch()
+        yield from self._climb_again()
         yield from self._race()
 
     # The climb ------------------------------------------------------------------------------------------------------
@@ -262,6 +263,15 @@ class GuidedSearch:
                 return
             yield Leg(settings=self._point(count, size), role="grid", measure_s=CLIMB_S)
 
+    def _climb_again(self) -> Iterator[Leg]:
+        """Look for the workers that a larger batch wants, where one is ahead: the device asks more of the loader."""
+        rates = self._ledger.rates()
+        best = max(rates, key=lambda each: rates[each], default=self._baseline)
+        if best.batch_size == self._baseline.batch_size:
+            return
+        while (point := self._next_point(best.batch_size)) is not None:
+            yield Leg(settings=point, role="grid", measure_s=CLIMB_S)
+
     # The race -------------------------------------------------------------------------------------------------------
 
     def _race(self) -> Iterator[Leg | None]:
@@ -271,7 +281,7 @@ class GuidedSearch:
             before, (chosen, contenders) = chosen, self._contenders()
             if not contenders or (number > 1 and chosen == before):
                 self._ledger.note(
-                    f"The race ended after {number} looks: "
+                    f"The race ended after {number} {'look' if number == 1 else 'looks'}: "
                     + ("nothing else may still win." if not contenders else "the choice stood.")
                 )
                 return
@@ -296,7 +306,7 @@ class GuidedSearch:
         near = [each for each in cheaper if screening.compare(each, best)[0] >= NEAR_RATIO]
         disturbed = [each.settings for each in self._ledger.results if self._ledger.is_disturbed(each)]
         race = list(dict.fromkeys([chosen, best, *near, *(each for each in disturbed if each in own)]))[:CONTENDERS_MAX]
-        if race == [self._baseline]:
+        if race == [chosen]:  # separated: it is the best, and nothing cheaper is near; its duel with yours follows
             return chosen, []
         has_control = self._baseline in screening.rates and self._baseline not in race
         return chosen, [*race, self._baseline] if has_control else race

@@ -66,6 +66,8 @@ class Pipeline:
     """CPU seconds of these."""
     main_cpu_s: float = 0.0
     """CPU seconds of the main process a sample: taking batches, pinning, launching steps."""
+    taking_cpu_s: float = 0.0
+    """Those of them that taking a batch from a worker costs: without workers nothing is handed over."""
     variation: float = 0.0
     """Standard deviation of a batch's time by its mean; with 0 the finite buffer never runs dry by chance."""
     device: DeviceLine | None = None
@@ -97,7 +99,7 @@ class Pipeline:
     def _uncorrected(self, num_workers: int) -> float:
         wall_s = max(self.worker_wall_s, WORKERS_BUSY_MIN_S)
         if not num_workers:
-            return 1.0 / (wall_s + self.main_cpu_s)
+            return 1.0 / (wall_s + max(0.0, self.main_cpu_s - self.taking_cpu_s))
         cpu_s = min(self.worker_cpu_s, wall_s)
         if self.main_cpu_s <= 0:
             return machine_repair_rate_per_s(num_workers, wall_s - cpu_s, cpu_s, self.cores)
@@ -118,6 +120,7 @@ class Pipeline:
             worker_wall_s=self.worker_wall_s,
             worker_cpu_s=self.worker_cpu_s,
             main_cpu_s=self.main_cpu_s,
+            taking_cpu_s=self.taking_cpu_s,
             variation=self.variation,
             device=self.device,
             corrections=known,

@@ -180,8 +180,15 @@ def test_a_failing_baseline_does_not_end_the_search():
     assert world.surface(choose(runner.results, BASELINE).settings) >= 0.97 * 300
 
 
+def test_a_winner_that_stands_apart_needs_no_second_look():
+    """Nothing cheaper is near it, and its duel with the baseline follows anyway."""
+    search, runner = search_in(WORLDS["waiting"], 90.0)
+    assert {each.round for each in runner.results} == {0}
+    assert "after 1 look:" in search.notes()[-1]
+
+
 def test_the_race_pairs_every_round_with_the_baseline():
-    _, runner = search_in(WORLDS["waiting"], 90.0)
+    _, runner = search_in(WORLDS["device-bound"], 90.0)
     rounds = {each.round for each in runner.results}
     assert len(rounds) >= 2
     for number in rounds - {0}:
@@ -189,7 +196,7 @@ def test_the_race_pairs_every_round_with_the_baseline():
 
 
 def test_a_second_look_that_does_not_fit_is_said_and_taken_up_again():
-    search, runner = search_in(WORLDS["waiting"], 16.0)
+    search, runner = search_in(WORLDS["device-bound"], 11.0)
     assert {each.round for each in runner.results} == {0}
     assert "did not fit" in search.notes()[-1]
     drive(search, runner, 90.0)
