@@ -13,6 +13,7 @@ from loadtune.errors import TooManyBadSamplesError
 from loadtune.planning import Plan
 from loadtune.records.measurement import BadSample, Duel, TrialResult
 from loadtune.records.report import Ceilings, Finding, Recommendation
+from loadtune.records.resources import GpuInfo
 from loadtune.records.settings import Settings
 
 BAD_SAMPLES_SHOWN = 10
@@ -31,7 +32,12 @@ class Conclusion:
 
 
 def conclude(
-    plan: Plan, trials: Sequence[TrialResult], duels: Sequence[Duel], choice: Choice | None, no_duel_reason: str
+    plan: Plan,
+    trials: Sequence[TrialResult],
+    duels: Sequence[Duel],
+    choice: Choice | None,
+    no_duel_reason: str,
+    gpus: Sequence[GpuInfo] = (),
 ) -> Conclusion:
     """Return recommendation, ceilings and findings; without a choice there are ceilings only."""
     if choice is None:
@@ -52,11 +58,19 @@ def conclude(
                 device=plan.device.kind,
                 sample_count=plan.workload.sample_count,
                 optimizer=plan.workload.optimizer,
+                others=tuple(trials),
+                gpu=_gpu_of(chosen, gpus),
             )
         )
     return Conclusion(
         recommendation=recommendation, ceilings=compute_ceilings(trials, recommendation), findings=findings
     )
+
+
+def _gpu_of(trial: TrialResult, gpus: Sequence[GpuInfo]) -> GpuInfo | None:
+    """Return the GPU that a trial used; None where it used none, or the driver knows it by another name."""
+    uuid = None if trial.measurement is None else trial.measurement.device_uuid
+    return next((gpu for gpu in gpus if gpu.uuid == uuid), None)
 
 
 def _as_setting(trial: TrialResult) -> TrialResult:

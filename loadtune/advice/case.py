@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtune.records.measurement import TrialResult
-from loadtune.records.resources import HostLimits, ResourceTrace
+from loadtune.records.measurement import TrialResult, WorkerSetup, WorkerTimes
+from loadtune.records.resources import GpuInfo, HostLimits, ResourceTrace
 from loadtune.records.settings import DeviceKind, Optimizer
 
 UTILISATION_SAMPLES_MIN = 12
@@ -14,7 +14,7 @@ UTILISATION_SAMPLES_MIN = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """The evidence bundle: two trials, the machine's limits, and the run that the advice is for."""
+    """The evidence bundle: two trials, what else was measured, the machine's limits, and the run it is all for."""
 
     chosen: TrialResult
     baseline: TrialResult | None
@@ -22,6 +22,10 @@ class Case:
     device: DeviceKind
     sample_count: int | None = None
     optimizer: Optimizer = "sgd"
+    others: tuple[TrialResult, ...] = ()
+    """Every trial of the probe: the device alone, the loader alone, and other settings."""
+    gpu: GpuInfo | None = None
+    """The GPU that trained; None: none, or not known."""
 
     @property
     def trials(self) -> tuple[TrialResult, ...]:
@@ -47,6 +51,96 @@ def used_cores(trial: TrialResult) -> float | None:
     if trace.mean_worker_cores is None:
         return None if trial.settings.num_workers else trace.mean_main_cores
     return trace.mean_worker_cores + trace.mean_main_cores
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Mean seconds a batch on the device's timeline; their sum is the time from batch to batch."""
+
+    stall_s: float
+    """Waiting beyond the gaps that a resident batch has too."""
+    gap_s: float
+    """Those gaps."""
+    copy_s: float
+    compute_s: float
+
+    @property
+    def whole_s(self) -> float:
+        """From batch to batch."""
+        return self.stall_s + self.gap_s + self.copy_s + self.compute_s
+
+    @property
+    def device_s(self) -> float:
+        """What is left where the device never waits for data."""
+        return self.gap_s + self.copy_s + self.compute_s
+
+
+def step_times(trial: TrialResult) -> StepTimes | None:
+    """Return where a batch's time went on the device's timeline; None where it was not decomposed."""
+    measured = trial.measurement
+    if measured is None or measured.stall_ratio is None:
+        return None
+    windows = measured.windows
+    if any(window.copy_s is None or window.compute_s is None for window in windows):
+        return None
+    batches, whole_s = sum(window.batches for window in windows), measured.duration_s
+    copy_s = sum(window.copy_s or 0.0 for window in windows) / batches
+    compute_s = sum(window.compute_s or 0.0 for window in windows) / batches
+    idle_s = max(0.0, whole_s / batches - copy_s - compute_s)
+    stall_s = min(idle_s, measured.stall_ratio * whole_s / batches)
+    return StepTimes(stall_s=stall_s, gap_s=idle_s - stall_s, copy_s=copy_s, compute_s=compute_s)
+
+
+def worker_times(trial: TrialResult) -> WorkerTimes | None:
+    """Return where a worker's time went; None where single samples could not be timed."""
+    cost = None if trial.measurement is None else trial.measurement.worker
+    return None if cost is None or not (cost.times and cost.times.busy_s_per_sample > 0) else cost.times
+
+
+def worker_setup(trial: TrialResult) -> WorkerSetup | None:
+    """Return what the workers were; None without workers."""
+    return None if trial.measurement is None else trial.measurement.setup
+
+
+def delayed_ratio(trial: TrialResult) -> float | None:
+    """Return the share of a worker's time in which it was ready and had no core; None where not measured."""
+    times = worker_times(trial)
+    if times is None or times.delayed_s_per_sample is None:
+        return None
+    return min(1.0, times.delayed_s_per_sample / times.busy_s_per_sample)
+
+
+def blocked_ratio(trial: TrialResult) -> float | None:
+    """Return the share of a worker's time in which it waited for anything but a core; None where not measured."""
+    times = worker_times(trial)
+    if times is None or times.blocked_s_per_sample is None:
+        return None
+    return min(1.0, times.blocked_s_per_sample / times.busy_s_per_sample)
+
+
+def capacity_per_s(trial: TrialResult) -> float | None:
+    """Return what the workers could deliver if they never waited for work; None where not measured."""
+    times = worker_times(trial)
+    return None if times is None else trial.settings.num_workers / times.busy_s_per_sample
+
+
+def resident_trials(case: Case) -> dict[int, TrialResult]:
+    """Return the trials of the device alone by batch size, the last of each."""
+    return {
+        each.settings.batch_size: each
+        for each in case.others
+        if each.feed == "resident" and each.rate_per_s is not None
+    }
+
+
+def throttled_periods_ratio(trace: ResourceTrace | None) -> float | None:
+    """Return the share of quota periods that were held back while measuring; None without a quota."""
+    if trace is None:
+        return None
+    begin_s, end_s = trace.measuring_s or (-math.inf, math.inf)
+    seen = [each.throttled_ratio for each in trace.host if begin_s < each.at_s <= end_s]
+    known = [each for each in seen if each is not None]
+    return sum(known) / len(known) if known else None
 
 
 def miss_ratio(trial: TrialResult) -> float:
