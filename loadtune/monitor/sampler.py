@@ -74,6 +74,8 @@ class Sampler:
         self._pss_bytes: int | None = None
         self._measuring: Interval | None = None
         self._kills_before = self._machine.read_oom_kills()
+        self._swapped_before = self._machine.read_swapped_in_bytes()
+        self._pss_first_bytes: int | None = None
         self._cpu_s = 0.0
         self._ending = threading.Event()
         self._is_resting = False
@@ -123,6 +125,14 @@ class Sampler:
         else:
             self._dropped.pop("pss_bytes", None)
         return self._pss_bytes
+
+    def read_first_pss(self) -> None:
+        """Read it early, before what is measured, so that the later reading tells growth."""
+        later = self._dropped.get("pss_bytes")
+        self._pss_first_bytes, self._pss_bytes = self.read_pss(), None
+        self._dropped.pop("pss_bytes", None)
+        if later is not None:
+            self._dropped["pss_bytes"] = later
 
     def stop(self) -> ResourceTrace:
         """Take a last reading, end the thread and return what was seen."""
@@ -218,6 +228,8 @@ class Sampler:
             gpu_use=gpu_use,
             peak_memory_bytes=self._peak_bytes,
             pss_bytes=self._pss_bytes,
+            pss_first_bytes=self._pss_first_bytes,
+            swapped_in_bytes=self._count_swapped_in(),
             mean_worker_cores=means["mean_worker_cores"],
             mean_main_cores=means["mean_main_cores"],
             mean_foreign_cores=means["mean_foreign_cores"],
@@ -229,6 +241,11 @@ class Sampler:
             oom_kills=kills,
             unavailable=self._explain(figures, missing, unused),
         )
+
+    def _count_swapped_in(self) -> int | None:
+        """Return what came back from swap since this began; None where it is not counted."""
+        after = self._machine.read_swapped_in_bytes()
+        return None if after is None or self._swapped_before is None else max(0, after - self._swapped_before)
 
     def _count_oom_kills(self) -> int | None:
         """Return the larger growth of the machine's and our cgroup's counter: either may miss the trial's own kill."""

@@ -89,6 +89,9 @@ class FakeMachine:
     def read_oom_kills(self):
         return self.kills
 
+    def read_swapped_in_bytes(self):
+        return None if self.clock() < START_S else round(4096 * (self.clock() - START_S))
+
     def close(self):
         pass
 
