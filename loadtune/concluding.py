@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import msgspec
 
+from loadtune.advice.attribution import attribute
 from loadtune.advice.case import Case
 from loadtune.advice.rules import find
 from loadtune.advice.selection import Choice, recommend
 from loadtune.errors import TooManyBadSamplesError
 from loadtune.planning import Plan
 from loadtune.records.measurement import BadSample, Duel, TrialResult
-from loadtune.records.report import Ceilings, Finding, Recommendation
+from loadtune.records.report import Attribution, Ceilings, Finding, Recommendation
 from loadtune.records.resources import GpuInfo
 from loadtune.records.settings import Settings
 
@@ -29,6 +30,7 @@ class Conclusion:
     recommendation: Recommendation | None
     ceilings: Ceilings
     findings: tuple[Finding, ...]
+    attribution: Attribution | None = None
 
 
 def conclude(
@@ -48,22 +50,25 @@ def conclude(
     recommendation = recommend(choice, duel, trials, plan.terms, no_duel_reason=no_duel_reason)
     chosen = representative(trials, recommendation.settings)
     findings: tuple[Finding, ...] = ()
+    attribution = None
     if chosen is not None:
         baseline = representative(trials, plan.baseline)
-        findings = find(
-            Case(
-                chosen=chosen,
-                baseline=None if baseline is chosen else baseline,
-                limits=plan.limits,
-                device=plan.device.kind,
-                sample_count=plan.workload.sample_count,
-                optimizer=plan.workload.optimizer,
-                others=tuple(trials),
-                gpu=_gpu_of(chosen, gpus),
-            )
+        case = Case(
+            chosen=chosen,
+            baseline=None if baseline is chosen else baseline,
+            limits=plan.limits,
+            device=plan.device.kind,
+            sample_count=plan.workload.sample_count,
+            optimizer=plan.workload.optimizer,
+            others=tuple(trials),
+            gpu=_gpu_of(chosen, gpus),
         )
+        findings, attribution = find(case), attribute(case)
     return Conclusion(
-        recommendation=recommendation, ceilings=compute_ceilings(trials, recommendation), findings=findings
+        recommendation=recommendation,
+        ceilings=compute_ceilings(trials, recommendation),
+        findings=findings,
+        attribution=attribution,
     )
 
 

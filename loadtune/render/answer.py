@@ -31,6 +31,7 @@ from loadtune.render.words import (
     format_seconds,
     format_settings,
     format_trial,
+    format_worth,
     one_line,
     visible,
 )
@@ -290,7 +291,8 @@ def compose_why(report: Report, *, with_findings: bool = True) -> tuple[str, ...
     for finding in report.findings if with_findings else ():
         if finding.severity != "warning":
             action = f" {one_line(finding.action)}" if finding.action else ""
-            lines.append(f"{one_line(finding.title).rstrip('.')}. {one_line(finding.detail)}{action}")
+            told = f"{one_line(finding.title).rstrip('.')}. {one_line(finding.detail)}{action}"
+            lines.append(told + format_worth(finding.worth_per_s))
     return tuple(lines)
 
 
@@ -326,7 +328,9 @@ def compose_warnings(report: Report) -> tuple[Notice, ...]:
         notices.append(Notice(f"{format_count(dataset.bad_sample_count)} broken {plural} skipped", f"look at {listed}"))
     for finding in report.findings:
         if finding.severity == "warning":
-            what = f"{one_line(finding.title).rstrip('.')}. {one_line(finding.detail)}"
+            what = (
+                f"{one_line(finding.title).rstrip('.')}. {one_line(finding.detail)}{format_worth(finding.worth_per_s)}"
+            )
             notices.append(Notice(what, one_line(finding.action or "")))
     if report.recommendation is not None:
         texts = report.recommendation.learning_rate.warnings

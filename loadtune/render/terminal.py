@@ -14,6 +14,7 @@ from loadtune.render.answer import (
     compose_warnings,
     compose_why,
 )
+from loadtune.render.attributing import compose_attribution
 from loadtune.render.commands import compose_next
 from loadtune.render.lines import (
     INDENT,
@@ -41,6 +42,8 @@ def answer_lines(report: Report, width: int = 80, color: bool = False, saved_as:
     lines += format_row(compose_dataset(report.dataset), width)
     lines += ["", *wrap(compose_headline(report), width, first="", rest="")]
     for row in compose_answer(report):
+        lines += format_row(row, width)
+    for row in compose_attribution(report):
         lines += format_row(row, width)
     lines += format_list("why", compose_why(report), width)
     lines += format_list("other answers", compose_alternatives(report), width)
