@@ -223,7 +223,7 @@ PAGES = (
         "ahead, and the device pauses between the steps.",
         "One warm step under torch's own debug mode, which warns of each wait; the device's idle time in the loop.",
         (limits.STALL,),
-        f"{UNIT} The counting is tested against a scripted torch.cuda and, where there is one, on a GPU.",
+        f"{UNIT} The counting is tested against scripted warnings. On a real GPU it has not been validated.",
         "CUDA only. Collectives and sparse operations are not covered by torch's mode.",
     ),
     Page(

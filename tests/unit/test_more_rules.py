@@ -321,9 +321,12 @@ def test_swap_is_told_from_a_megabyte():
 
 
 def test_a_neighbour_is_worth_its_cores_where_they_lack():
-    """Half of what is used, taken by another: the rate rises by a half at most. With idle cores it is worth nothing."""
+    """Half of what is used, taken by another: a half at most, or what the workers waited for a core."""
     busy = {"mean_worker_cores": 2.4, "mean_main_cores": 0.2, "mean_foreign_cores": 1.3}
-    assert rules(run(stall=0.5, trace=busy))["foreign-load"].worth_per_s == pytest.approx(50.0)
+    unknown = times(delayed_s_per_sample=None)
+    assert rules(run(stall=0.5, trace=busy, worker=unknown))["foreign-load"].worth_per_s == pytest.approx(50.0)
+    waited = times(delayed_s_per_sample=0.004)
+    assert rules(run(stall=0.5, trace=busy, worker=waited))["foreign-load"].worth_per_s == pytest.approx(25.0)
     assert rules(run(stall=0.5, trace=IDLE | {"mean_foreign_cores": 0.5}))["foreign-load"].worth_per_s == 0.0
     assert rules(run(stall=0.01, trace=IDLE | {"mean_foreign_cores": 0.5}))["foreign-load"].severity == "info"
 

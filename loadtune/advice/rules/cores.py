@@ -188,4 +188,8 @@ def _worth_of_neighbour(case: Case, trial: TrialResult, taken: float) -> float |
         return 0.0
     if case.device == "cpu":
         return worth_of_share(trial, taken / (own + taken))
-    return worth_of_loader_speed(case, trial, (own + taken) / own) if stalled(trial) is not None else 0.0
+    if stalled(trial) is None:
+        return 0.0
+    delayed = delayed_ratio(trial)  # the workers' own word for what a neighbour costs them
+    factor = (own + taken) / own if delayed is None else 1.0 / (1.0 - min(0.9, delayed))
+    return worth_of_loader_speed(case, trial, factor)
