@@ -75,6 +75,14 @@ class StepTimes:
         return self.gap_s + self.copy_s + self.compute_s
 
 
+def taken_cores(case: Case, trial: TrialResult) -> float:
+    """Return the cores that others, or the hypervisor, took of those that a trial could have used; at least 0."""
+    trace = trial.trace
+    if trace is None:
+        return 0.0
+    return max(0.0, (trace.mean_foreign_cores or 0.0) + (trace.mean_steal_cores or 0.0) - case.limits.spare_cores)
+
+
 def step_times(trial: TrialResult) -> StepTimes | None:
     """Return where a batch's time went on the device's timeline; None where it was not decomposed."""
     measured = trial.measurement
@@ -95,6 +103,16 @@ def worker_times(trial: TrialResult) -> WorkerTimes | None:
     """Return where a worker's time went; None where single samples could not be timed."""
     cost = None if trial.measurement is None else trial.measurement.worker
     return None if cost is None or not (cost.times and cost.times.busy_s_per_sample > 0) else cost.times
+
+
+def with_several_workers(case: Case) -> TrialResult | None:
+    """Return the chosen trial, or where it has under two workers the baseline or any other that has; None: none told.
+
+    What workers have in common shows there; a choice without workers may be due to it.
+    """
+    trials = (case.chosen, *(() if case.baseline is None else (case.baseline,)), *reversed(case.others))
+    known = [each for each in trials if each.settings.num_workers > 1 and worker_setup(each) is not None]
+    return next((each for each in known if each.consume == "device"), None)
 
 
 def worker_setup(trial: TrialResult) -> WorkerSetup | None:

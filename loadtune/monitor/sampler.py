@@ -76,6 +76,7 @@ class Sampler:
         self._kills_before = self._machine.read_oom_kills()
         self._swapped_before = self._machine.read_swapped_in_bytes()
         self._pss_first_bytes: int | None = None
+        self._pss_first_processes = 0
         self._cpu_s = 0.0
         self._ending = threading.Event()
         self._is_resting = False
@@ -128,11 +129,9 @@ class Sampler:
 
     def read_first_pss(self) -> None:
         """Read it early, before what is measured, so that the later reading tells growth."""
-        later = self._dropped.get("pss_bytes")
         self._pss_first_bytes, self._pss_bytes = self.read_pss(), None
+        self._pss_first_processes = sum(tree.pss_processes for tree in self._trees)
         self._dropped.pop("pss_bytes", None)
-        if later is not None:
-            self._dropped["pss_bytes"] = later
 
     def stop(self) -> ResourceTrace:
         """Take a last reading, end the thread and return what was seen."""
@@ -228,7 +227,7 @@ class Sampler:
             gpu_use=gpu_use,
             peak_memory_bytes=self._peak_bytes,
             pss_bytes=self._pss_bytes,
-            pss_first_bytes=self._pss_first_bytes,
+            pss_first_bytes=self._pss_first_bytes if self._has_same_processes() else None,
             swapped_in_bytes=self._count_swapped_in(),
             mean_worker_cores=means["mean_worker_cores"],
             mean_main_cores=means["mean_main_cores"],
@@ -241,6 +240,10 @@ class Sampler:
             oom_kills=kills,
             unavailable=self._explain(figures, missing, unused),
         )
+
+    def _has_same_processes(self) -> bool:
+        """Say whether both readings of the proportional set size are of as many processes, and so can be compared."""
+        return sum(tree.pss_processes for tree in self._trees) == self._pss_first_processes
 
     def _count_swapped_in(self) -> int | None:
         """Return what came back from swap since this began; None where it is not counted."""

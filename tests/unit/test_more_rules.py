@@ -384,3 +384,32 @@ def test_what_is_explained_ranks_behind_its_cause_or_is_dropped():
     assert set(EXPLAINED_BY) >= DROPPED_IF_EXPLAINED
     found = [each.rule for each in findings(run(stall=0.5, trace=FULL, own=setup(cpus=1)))]
     assert found[:2] == ["pinned-workers", "cpu-saturated"]
+
+
+def test_what_workers_share_is_looked_for_where_there_are_workers():
+    """The choice has none: because they are pinned, or all give the same. The gain is over the choice."""
+    chosen = run(settings=Settings(num_workers=0, batch_size=16), own=None, worker=None, stall=0.5)
+    pinned = run(stall=0.6, rate=80.0, own=setup(cpus=1, repeated_ratio=1.0), number=2)
+    found = rules(chosen, others=(pinned, chosen))
+    assert found["pinned-workers"].worth_per_s == pytest.approx(60.0)
+    assert found["repeated-samples"].worth_per_s is None
+    assert "undecided" not in found
+
+
+def test_cores_that_others_use_are_not_idle():
+    """One core used and three taken by a neighbour: no call for more workers, and its end is worth what they waited."""
+    taken = IDLE | {"mean_foreign_cores": 2.8}
+    waited = times(busy_s_per_sample=0.03, delayed_s_per_sample=0.01)
+    found = findings(run(stall=0.5, trace=taken, worker=waited))
+    assert [each.rule for each in found][:2] == ["foreign-load", "cpu-saturated"]
+    assert found[0].worth_per_s == pytest.approx(50.0)
+    assert found[1].worth_per_s == pytest.approx(50.0, rel=0.05)
+    assert "2.8 more by others" in found[1].detail
+
+
+def test_blocked_workers_need_no_idle_cores():
+    """A neighbour has them all, and still reading is what the workers wait for."""
+    blocked = times(cpu_s_per_sample=0.001, blocked_s_per_sample=0.018)
+    found = findings(run(stall=0.5, trace=IDLE | {"mean_foreign_cores": 2.8}, worker=blocked))
+    assert found[0].rule == "storage-bound"
+    assert "cpu-saturated" not in {each.rule for each in found}

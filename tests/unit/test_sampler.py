@@ -35,6 +35,8 @@ class FakeTree:
     io_reason = None
     pss_reason = None
 
+    pss_processes = 1
+
     def __init__(self, clock):
         self.clock = clock
         self.failure = None

@@ -43,8 +43,9 @@ STALL_RATIO, BUSY_P95_RATIO, IDLE_P5_RATIO = STALL.value, BUSY_P95.value, IDLE_P
 
 RULES = (
     device_bound, pinned_workers, cpu_quota, swap, thread_oversubscription, slow_samples, shallow_prefetch,
-    main_process_bound, cpu_saturated, storage_bound, loader_bound, repeated_samples, slow_start, epoch_boundary,
-    synchronising_step, copy_bound, launch_bound, throttled_gpu, shared_gpu, foreign_load, memory_growth, pin_pressure,
+    main_process_bound, foreign_load, cpu_saturated, storage_bound, loader_bound, repeated_samples, slow_start,
+    epoch_boundary, synchronising_step, copy_bound, launch_bound, throttled_gpu, shared_gpu, memory_growth,
+    pin_pressure,
     undecided_cores, undecided_host, undecided_plateau, undecided_step,
 )  # fmt: skip
 """Causes, the more specific first: it decides between findings of the same worth."""

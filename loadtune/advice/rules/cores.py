@@ -2,38 +2,54 @@
 
 from loadtune.advice.case import (
     Case,
+    blocked_ratio,
     delayed_ratio,
     resident_trials,
     step_times,
+    taken_cores,
     throttled_periods_ratio,
     used_cores,
+    with_several_workers,
     worker_setup,
     worker_times,
 )
-from loadtune.advice.rules.speaking import cores_evidence, is_saturated, plain, stall_severity, stalled
-from loadtune.advice.thresholds import DELAYED, FOREIGN, INFLATED, QUOTA, STALL
+from loadtune.advice.rules.speaking import (
+    cores_evidence,
+    has_idle_cores,
+    is_saturated,
+    plain,
+    stall_severity,
+    stalled,
+)
+from loadtune.advice.thresholds import BLOCKED, DELAYED, FOREIGN, INFLATED, QUOTA, STALL
 from loadtune.advice.worth import worth_of_feeding, worth_of_loader_speed, worth_of_share, worth_of_step_time
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Evidence, Finding
 
 
 def cpu_saturated(case: Case) -> Finding | None:
-    """The device waits and the cores are used up: more workers cannot help."""
-    stall, cores = stalled(case.chosen), used_cores(case.chosen)
-    if stall is None or cores is None or not is_saturated(case, cores):
+    """The device waits and the cores are used up, by these processes and by others: more workers cannot help."""
+    trial = case.chosen
+    stall, cores, blocked = stalled(trial), used_cores(trial), blocked_ratio(trial)
+    if stall is None or cores is None or has_idle_cores(case, trial) or (blocked or 0.0) >= BLOCKED.value:
         return None
-    dearest, evidence = _dearest(case.chosen)
+    taken, worth = taken_cores(case, trial), worth_of_feeding(case, trial)
+    shared = ""
+    if not is_saturated(case, cores):  # a neighbour has the rest: what its end would win is not won here
+        shared = f", {taken:.1f} more by others"
+        worth = None if worth is None else max(0.0, worth - (_worth_of_neighbour(case, trial, taken) or 0.0))
+    dearest, evidence = _dearest(trial)
     return Finding(
         rule="cpu-saturated",
         severity=stall_severity(stall),
         title="The CPU is the limit: more workers will not help",
         detail=f"The device waited {stall:.1%} of the time, "
-        f"and {cores:.1f} of {case.limits.usable_cores:g} cores were used.{dearest}",
+        f"and {cores:.1f} of {case.limits.usable_cores:g} cores were used{shared}.{dearest}",
         action="Make a sample cheaper: smaller stored images, decode at reduced size, augment on the GPU.",
         evidence=(STALL.evidence(stall), cores_evidence(case, cores), *evidence),
         confidence="high" if worker_times(case.chosen) is not None else "medium",
         confirm="The rate stays the same with one worker more, and rises with a cheaper transform.",
-        worth_per_s=worth_of_feeding(case, case.chosen),
+        worth_per_s=worth,
     )
 
 
@@ -104,10 +120,11 @@ def _worth_of_cores(case: Case, delayed: float | None, inflation: float | None) 
 
 def pinned_workers(case: Case) -> Finding | None:
     """The workers together may run on fewer CPUs than there are workers, while the process may use more."""
-    trial, setup = case.chosen, worker_setup(case.chosen)
-    workers, usable = trial.settings.num_workers, case.limits.usable_cores
-    if setup is None or setup.cpus is None or workers < 2:
+    trial = with_several_workers(case)
+    setup, usable = None if trial is None else worker_setup(trial), case.limits.usable_cores
+    if trial is None or setup is None or setup.cpus is None:
         return None
+    workers = trial.settings.num_workers
     if setup.cpus >= min(workers, int(usable)) or setup.cpus >= case.limits.affinity_cores:
         return None
     stall = stalled(trial)
@@ -126,8 +143,17 @@ def pinned_workers(case: Case) -> Finding | None:
             *(() if stall is None else (STALL.evidence(stall),)),
         ),
         confirm="taskset -cp PID of a worker.",
-        worth_per_s=None if stall is None else worth_of_loader_speed(case, trial, speed_up),
+        worth_per_s=None
+        if stall is None
+        else _worth_over_chosen(case, worth_of_loader_speed(case, trial, speed_up), trial),
     )
+
+
+def _worth_over_chosen(case: Case, worth: float | None, trial: TrialResult) -> float | None:
+    """Return what a gain of another setting is worth beside the chosen one, which may be faster already."""
+    if worth is None or not case.chosen.rate_per_s or not trial.rate_per_s:
+        return None
+    return max(0.0, trial.rate_per_s + worth - case.chosen.rate_per_s)
 
 
 def cpu_quota(case: Case) -> Finding | None:
@@ -152,12 +178,12 @@ def cpu_quota(case: Case) -> Finding | None:
 
 def foreign_load(case: Case) -> Finding | None:
     """Others, or the hypervisor, took cores during the trials that these could have used."""
-    taken = [(_taken(case, trial), trial) for trial in case.trials if trial.trace is not None]
+    taken = [(taken_cores(case, trial), trial) for trial in case.trials if trial.trace is not None]
     limit = FOREIGN.value * case.limits.usable_cores
     if not taken or max(each for each, _ in taken) < limit:
         return None
     most, trial = max(taken, key=lambda each: each[0])
-    is_felt = case.device == "cpu" or any(stalled(each) is not None for each in case.trials)
+    is_felt = case.device == "cpu" or stalled(case.chosen) is not None
     evidence = Evidence(name=FOREIGN.name, value=most, unit="cores", threshold=limit, source=FOREIGN.source)
     return Finding(
         rule="foreign-load",
@@ -169,14 +195,6 @@ def foreign_load(case: Case) -> Finding | None:
         confirm="top shows who it is; the rate rises once it has ended.",
         worth_per_s=_worth_of_neighbour(case, trial, most),
     )
-
-
-def _taken(case: Case, trial: TrialResult) -> float:
-    """Return the cores that others took of those that the trial could have used."""
-    trace = trial.trace
-    if trace is None:
-        return 0.0
-    return (trace.mean_foreign_cores or 0.0) + (trace.mean_steal_cores or 0.0) - case.limits.spare_cores
 
 
 def _worth_of_neighbour(case: Case, trial: TrialResult, taken: float) -> float | None:

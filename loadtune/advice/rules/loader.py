@@ -7,10 +7,11 @@ from loadtune.advice.case import (
     describe,
     miss_ratio,
     used_cores,
+    with_several_workers,
     worker_setup,
     worker_times,
 )
-from loadtune.advice.rules.speaking import cores_evidence, is_saturated, plain, stall_severity, stalled
+from loadtune.advice.rules.speaking import cores_evidence, has_idle_cores, plain, stall_severity, stalled
 from loadtune.advice.thresholds import (
     BLOCKED,
     CAPACITY,
@@ -32,7 +33,7 @@ def loader_bound(case: Case) -> Finding | None:
     """The device waits while cores are idle, and neither storage nor anything else is seen to be the cause."""
     trial = case.chosen
     stall, cores = stalled(trial), used_cores(trial)
-    if stall is None or cores is None or is_saturated(case, cores) or is_storage(trial):
+    if stall is None or cores is None or not has_idle_cores(case, trial) or is_storage(trial):
         return None
     if more_workers_won_nothing(case) is not None:
         return None
@@ -153,20 +154,22 @@ def shallow_prefetch(case: Case) -> Finding | None:
 
 def repeated_samples(case: Case) -> Finding | None:
     """An iterable data set that every worker walks through whole: an epoch holds each sample num_workers times."""
-    setup, workers = worker_setup(case.chosen), case.chosen.settings.num_workers
-    if setup is None or setup.repeated_ratio is None or setup.repeated_ratio < REPEATED.value or workers < 2:
+    trial = with_several_workers(case)
+    setup = None if trial is None else worker_setup(trial)
+    if trial is None or setup is None or setup.repeated_ratio is None or setup.repeated_ratio < REPEATED.value:
         return None
-    rate = case.chosen.rate_per_s
+    workers, rate = trial.settings.num_workers, case.chosen.rate_per_s
+    is_chosen = case.chosen.settings.num_workers > 1
     return Finding(
         rule="repeated-samples",
         severity="warning",
         title="Every worker gives the same samples",
-        detail=f"{setup.repeated_ratio:.0%} of the first samples of a worker came from another one as well: an epoch "
-        f"holds each sample up to {workers} times, and is that much longer.",
+        detail=f"With {describe(trial)}, {setup.repeated_ratio:.0%} of the first samples of a worker came from another "
+        f"one as well: an epoch holds each sample up to {workers} times, and is that much longer.",
         action="Let __iter__ take its own share: get_worker_info().id and .num_workers say which.",
         evidence=(REPEATED.evidence(setup.repeated_ratio), plain("num_workers", float(workers))),
         confirm=f"An epoch with num_workers=1 has a {workers}th of the samples.",
-        worth_per_s=None if rate is None else rate * (1.0 - 1.0 / workers),
+        worth_per_s=None if rate is None or not is_chosen else rate * (1.0 - 1.0 / workers),
     )
 
 

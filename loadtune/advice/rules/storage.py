@@ -1,7 +1,7 @@
 """Does the loader wait for storage? Misses of the page cache tell a cold cache; blocked workers tell the rest."""
 
 from loadtune.advice.case import Case, blocked_ratio, miss_ratio, used_cores, worker_times
-from loadtune.advice.rules.speaking import is_saturated, stall_severity, stalled
+from loadtune.advice.rules.speaking import has_idle_cores, stall_severity, stalled
 from loadtune.advice.thresholds import BLOCKED, MISS, STALL
 from loadtune.advice.worth import worth_of_feeding
 from loadtune.records.report import Finding
@@ -10,12 +10,12 @@ from loadtune.records.report import Finding
 def storage_bound(case: Case) -> Finding | None:
     """The device waits, cores are idle, and most bytes came from storage, or workers mostly wait for something."""
     trial = case.chosen
-    stall, cores, missed, blocked = stalled(trial), used_cores(trial), miss_ratio(trial), blocked_ratio(trial)
-    if stall is None or (cores is not None and is_saturated(case, cores)):
-        return None
+    stall, missed, blocked = stalled(trial), miss_ratio(trial), blocked_ratio(trial)
     is_cold = missed >= MISS.value
     is_blocked = blocked is not None and blocked >= BLOCKED.value
-    if not is_cold and not is_blocked:
+    if stall is None or not (is_cold or is_blocked):
+        return None
+    if not is_blocked and used_cores(trial) is not None and not has_idle_cores(case, trial):
         return None
     waits = "" if blocked is None else f" Workers waited, off the cores, for {blocked:.0%} of a sample's time."
     numbers = [STALL.evidence(stall), MISS.evidence(missed)]
