@@ -378,6 +378,9 @@ def test_a_step_slower_than_alone_leaves_it_open():
     assert found["undecided"].between == ("thread-oversubscription", "foreign-load")
     assert "undecided" not in rules(run(), others=(alone(125.0),))
     assert "undecided" not in rules(run(worker=unknown), others=(alone(105.0),))
+    disturbed = rules(run(worker=unknown, trace=IDLE | {"mean_foreign_cores": 2.8}), others=(alone(125.0),))
+    assert "undecided" not in disturbed
+    assert disturbed["foreign-load"].worth_per_s == pytest.approx(25.0, rel=0.02)
 
 
 def test_what_is_explained_ranks_behind_its_cause_or_is_dropped():

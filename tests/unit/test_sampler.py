@@ -349,6 +349,30 @@ def test_pss_is_read_on_request_only():
     assert (trace.pss_bytes, "pss_bytes" in reasons(trace)) == (700, False)
 
 
+def test_the_early_pss_is_kept_where_it_is_of_the_same_processes():
+    """It is no reading of the end, which is asked for apart; of fewer processes it tells no growth."""
+    bench = Bench()
+    bench.tree.pss = 500
+    bench.sampler.read_first_pss()
+    trace = bench.sampler.stop()
+    assert (trace.pss_first_bytes, trace.pss_bytes) == (500, None)
+    assert reasons(trace)["pss_bytes"] == "it was not asked for"
+    bench = Bench()
+    bench.tree.pss = 500
+    bench.sampler.read_first_pss()
+    bench.tree.pss, bench.tree.pss_processes = 900, 2
+    bench.sampler.read_pss()
+    trace = bench.sampler.stop()
+    assert (trace.pss_first_bytes, trace.pss_bytes) == (None, 900)
+
+
+def test_what_came_back_from_swap_is_counted_from_the_start():
+    """Here a page a second."""
+    bench = Bench()
+    bench.run(11)
+    assert bench.sampler.stop().swapped_in_bytes == pytest.approx(4096, rel=0.2)
+
+
 def test_gpu_is_drained_about_once_a_second_and_from_the_start_on():
     """What the driver's ring holds of before is left out; the means cover the measuring interval."""
     bench = Bench()

@@ -71,19 +71,17 @@ def thread_oversubscription(case: Case) -> Finding | None:
         return None
     workers = trial.settings.num_workers
     main = (trial.measurement.main_threads or 1) if case.device == "cpu" else 1
-    threads, inflation, delayed = workers * setup.threads + main, _inflation(case), delayed_ratio(trial)
+    threads, slowed, delayed = workers * setup.threads + main, inflation(case), delayed_ratio(trial)
     is_many = threads > case.limits.usable_cores and (setup.threads > 1 or main > 1)
-    is_felt = (delayed is not None and delayed >= DELAYED.value) or (
-        inflation is not None and inflation >= INFLATED.value
-    )
+    is_felt = (delayed is not None and delayed >= DELAYED.value) or (slowed is not None and slowed >= INFLATED.value)
     if not is_many or not is_felt:
         return None
     side = "worker_init_fn: torch.set_num_threads(1)" if setup.threads > 1 else "torch.set_num_threads"
     evidence = [plain("threads", float(threads)), plain("usable_cores", case.limits.usable_cores, "cores")]
     if delayed is not None:
         evidence.append(DELAYED.evidence(delayed))
-    if inflation is not None:
-        evidence.append(INFLATED.evidence(inflation))
+    if slowed is not None:
+        evidence.append(INFLATED.evidence(slowed))
     stall = stalled(trial)
     return Finding(
         rule="thread-oversubscription",
@@ -95,27 +93,27 @@ def thread_oversubscription(case: Case) -> Finding | None:
         evidence=tuple(evidence),
         confidence="high" if delayed is not None and delayed >= DELAYED.value else "medium",
         confirm="The rate rises with OMP_NUM_THREADS=1.",
-        worth_per_s=_worth_of_cores(case, delayed, inflation),
+        worth_per_s=_worth_of_cores(case, delayed, slowed),
     )
 
 
-def _inflation(case: Case) -> float | None:
+def inflation(case: Case) -> float | None:
     """Return a step's compute time beside the loader by that alone; None where either was not measured."""
     alone = resident_trials(case).get(case.chosen.settings.batch_size)
     own, other = step_times(case.chosen), None if alone is None else step_times(alone)
     return own.compute_s / other.compute_s if own and other and other.compute_s > 0 else None
 
 
-def _worth_of_cores(case: Case, delayed: float | None, inflation: float | None) -> float | None:
+def _worth_of_cores(case: Case, delayed: float | None, slowed: float | None) -> float | None:
     """Return what it would win if nobody waited for a core: for workers by their delay, for steps by theirs."""
     if stalled(case.chosen) is not None:
         if delayed is None:
             return worth_of_feeding(case, case.chosen)
         return worth_of_loader_speed(case, case.chosen, 1.0 / (1.0 - min(0.9, delayed)))
     own = step_times(case.chosen)
-    if own is None or inflation is None or inflation <= 1:
+    if own is None or slowed is None or slowed <= 1:
         return None
-    return worth_of_step_time(case.chosen, own.compute_s * (1.0 - 1.0 / inflation))
+    return worth_of_step_time(case.chosen, own.compute_s * (1.0 - 1.0 / slowed))
 
 
 def pinned_workers(case: Case) -> Finding | None:
@@ -182,8 +180,10 @@ def foreign_load(case: Case) -> Finding | None:
     limit = FOREIGN.value * case.limits.usable_cores
     if not taken or max(each for each, _ in taken) < limit:
         return None
-    most, trial = max(taken, key=lambda each: each[0])
-    is_felt = case.device == "cpu" or stalled(case.chosen) is not None
+    # The chosen setting's own trial tells most; where it was left alone, the comparison still rests on the other.
+    most, trial = taken[0] if taken[0][0] >= limit else max(taken, key=lambda each: each[0])
+    worth = _worth_of_neighbour(case, trial, most)
+    is_felt = case.device == "cpu" or stalled(case.chosen) is not None or bool(worth)
     evidence = Evidence(name=FOREIGN.name, value=most, unit="cores", threshold=limit, source=FOREIGN.source)
     return Finding(
         rule="foreign-load",
@@ -193,7 +193,7 @@ def foreign_load(case: Case) -> Finding | None:
         action="Measure again on an idle machine, if the training will have it for itself.",
         evidence=(evidence,),
         confirm="top shows who it is; the rate rises once it has ended.",
-        worth_per_s=_worth_of_neighbour(case, trial, most),
+        worth_per_s=worth,
     )
 
 
@@ -207,7 +207,10 @@ def _worth_of_neighbour(case: Case, trial: TrialResult, taken: float) -> float |
     if case.device == "cpu":
         return worth_of_share(trial, taken / (own + taken))
     if stalled(trial) is None:
-        return 0.0
+        own_step, slowed = step_times(trial), inflation(case)
+        if own_step is None or slowed is None or slowed < INFLATED.value:
+            return 0.0
+        return worth_of_step_time(trial, own_step.compute_s * (1.0 - 1.0 / slowed))
     delayed = delayed_ratio(trial)  # the workers' own word for what a neighbour costs them
     factor = (own + taken) / own if delayed is None else 1.0 / (1.0 - min(0.9, delayed))
     return worth_of_loader_speed(case, trial, factor)

@@ -1,9 +1,9 @@
 """Which causes can the evidence not tell apart? Said as such, with what to run: never a guess."""
 
-from loadtune.advice.case import Case, delayed_ratio, describe, resident_trials, stall_ratio, used_cores
+from loadtune.advice.case import Case, delayed_ratio, describe, resident_trials, stall_ratio, taken_cores, used_cores
 from loadtune.advice.rules.loader import evidence_of_plateau, is_storage, more_workers_won_nothing
 from loadtune.advice.rules.speaking import has_idle_cores, plain, stalled
-from loadtune.advice.thresholds import INFLATED, STALL
+from loadtune.advice.thresholds import FOREIGN, INFLATED, STALL
 from loadtune.advice.worth import samples_per_batch, worth_of_feeding
 from loadtune.records.report import Finding
 
@@ -86,7 +86,8 @@ def undecided_step(case: Case) -> Finding | None:
     if stall is None or stall > STALL.value or alone is None or not alone.rate_per_s or not trial.rate_per_s:
         return None
     factor = alone.rate_per_s * (1.0 - stall) / trial.rate_per_s
-    if factor < INFLATED.value or delayed_ratio(trial) is not None:
+    is_disturbed = taken_cores(case, trial) >= FOREIGN.value * case.limits.usable_cores  # then that is its cause
+    if factor < INFLATED.value or delayed_ratio(trial) is not None or is_disturbed:
         return None
     return Finding(
         rule="undecided",
