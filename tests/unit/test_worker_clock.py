@@ -141,6 +141,32 @@ def test_an_error_of_the_data_set_passes_through():
     assert clock.take(0.0).busy_s >= 0
 
 
+class Cheap(Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return index
+
+
+class CheapStream(IterableDataset):
+    def __iter__(self):
+        yield from range(10**6)
+
+
+@pytest.mark.parametrize("kind", [Cheap, CheapStream])
+def test_cheap_samples_are_timed_in_one_batch_of_sixteen(kind):
+    """Of data handed out from memory, timing each sample would be most of the time."""
+    clock = watched(items := kind())
+    stream = iter(items) if kind is CheapStream else None
+    timed = []
+    for _ in range(33):
+        for index in range(8):
+            assert (items[index] if stream is None else next(stream)) >= 0
+        timed.append(clock.take(0.0) is not None)
+    assert [place for place, is_timed in enumerate(timed) if is_timed] == [0, 16, 32]
+
+
 def test_a_process_that_is_no_worker_says_nothing():
     clock = WorkerClock()
     assert clock.hello([1]) is None

@@ -60,6 +60,7 @@ EXPLAINED_BY: dict[str, frozenset[str]] = {
     "cpu-saturated": frozenset({"pinned-workers", "cpu-quota", "thread-oversubscription"}),
     "shallow-prefetch": frozenset({"slow-samples", "pinned-workers", "cpu-quota"}),
     "epoch-boundary": frozenset({"slow-start"}),
+    "foreign-load": frozenset({"pinned-workers", "thread-oversubscription"}),
     "undecided": frozenset(
         {"pinned-workers", "cpu-quota", "thread-oversubscription", "slow-samples", "swap", "synchronising-step"}
     ),
