@@ -108,7 +108,7 @@ class Evidence(Record, frozen=True, kw_only=True):
 class Finding(Record, frozen=True, kw_only=True):
     """What a rule saw and what to do about it."""
 
-    rule: Annotated[str, Meta(description="Stable identifier, e.g. `loader-stall`.")]
+    rule: Annotated[str, Meta(description="Stable identifier, e.g. `loader-bound`: `loadtune explain` has its page.")]
     severity: Literal["info", "advice", "warning"]
     title: Annotated[str, Meta(description="One line.")]
     detail: Annotated[str, Meta(description="A sentence or two with the numbers in words.")]

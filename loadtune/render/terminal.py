@@ -45,7 +45,8 @@ def answer_lines(report: Report, width: int = 80, color: bool = False, saved_as:
         lines += format_row(row, width)
     for row in compose_attribution(report):
         lines += format_row(row, width)
-    lines += format_list("why", compose_why(report), width)
+    more = " (of a [rule]: loadtune explain RULE)" if report.findings else ""
+    lines += format_list(f"why{more}", compose_why(report), width)
     lines += format_list("other answers", compose_alternatives(report), width)
     lines += format_list("readings that are missing", compose_missing(report.readings), width)
     lines += format_warnings(compose_warnings(report), width)
