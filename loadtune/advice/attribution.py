@@ -105,6 +105,8 @@ def _split_waiting(trial: TrialResult, times: StepTimes, parts: _Parts, notes: l
         notes.append("What the workers did with their time is not known: the waiting is not split.")
         parts.add("waiting", left_s, "the device idle until a batch came")
         return
+    if measured.setup is not None and (measured.setup.threads or 1) > 1:
+        notes.append("The workers have several threads: waiting for one another counts as reading.")
     busy = max(workers.busy_s_per_sample, 1e-12)
     moving = min(workers.collate_s_per_sample or 0.0, workers.cpu_s_per_sample or 0.0)
     costs: dict[Where, float] = {

@@ -136,6 +136,8 @@ def test_the_dearest_transform_is_named():
     worker = times(parts=(PartCost(name="RandomAffine", s_per_sample=0.015), PartCost(name="Flip", s_per_sample=0.001)))
     found = rules(run(stall=0.5, worker=worker, trace=FULL))["cpu-saturated"]
     assert "RandomAffine takes longest: 75%" in found.detail
+    whole = times(parts=(PartCost(name="__getitem__", s_per_sample=0.02),))
+    assert "longest" not in rules(run(stall=0.5, worker=whole, trace=FULL))["cpu-saturated"].detail
     assert found.worth_per_s == pytest.approx(100.0, rel=0.02)
 
 
@@ -416,3 +418,10 @@ def test_blocked_workers_need_no_idle_cores():
     found = findings(run(stall=0.5, trace=IDLE | {"mean_foreign_cores": 2.8}, worker=blocked))
     assert found[0].rule == "storage-bound"
     assert "cpu-saturated" not in {each.rule for each in found}
+
+
+def test_workers_that_wait_for_their_own_threads_do_not_wait_for_storage():
+    """The master of an OpenMP team sleeps until the others are done; that looks like a read."""
+    team = times(cpu_s_per_sample=0.004, delayed_s_per_sample=0.004, blocked_s_per_sample=0.012)
+    found = [each.rule for each in findings(run(stall=0.5, own=setup(threads=8), worker=team, trace=FULL))]
+    assert found[:2] == ["thread-oversubscription", "storage-bound"]

@@ -56,7 +56,7 @@ EXPLAINED_BY: dict[str, frozenset[str]] = {
     "loader-bound": frozenset(
         {"pinned-workers", "cpu-quota", "thread-oversubscription", "slow-samples", "shallow-prefetch", "swap"}
     ),
-    "storage-bound": frozenset({"pinned-workers", "slow-samples", "swap"}),
+    "storage-bound": frozenset({"pinned-workers", "slow-samples", "swap", "thread-oversubscription"}),
     "cpu-saturated": frozenset({"pinned-workers", "cpu-quota", "thread-oversubscription"}),
     "shallow-prefetch": frozenset({"slow-samples", "pinned-workers", "cpu-quota"}),
     "epoch-boundary": frozenset({"slow-start"}),

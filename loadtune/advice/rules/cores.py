@@ -54,9 +54,9 @@ def cpu_saturated(case: Case) -> Finding | None:
 
 
 def _dearest(trial: TrialResult) -> tuple[str, tuple[Evidence, ...]]:
-    """Return a sentence on the part of the preparation that takes longest, if parts were timed."""
+    """Return a sentence on the part of the preparation that takes longest, if parts of __getitem__ were timed."""
     times = worker_times(trial)
-    if times is None or not times.parts:
+    if times is None or not times.parts or times.parts[0].name == "__getitem__":
         return "", ()
     part = times.parts[0]
     share = min(1.0, part.s_per_sample / times.busy_s_per_sample)
