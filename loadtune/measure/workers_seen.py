@@ -56,8 +56,12 @@ def _sum_known(values: Sequence[float | None]) -> float | None:
 
 
 def _slow_excess_s(works: Sequence[Work], median_s: float) -> float:
-    """Return by how much the slow samples exceed the median one: of each batch its slowest, if that is slow."""
-    return sum(each.slowest_s - median_s for each in works if each.slowest_s and each.slowest_s > OUTLIER * median_s)
+    """Return by how much the slow samples exceed the usual: of each batch its slowest, if the batch around it is not.
+
+    A batch whose samples are all slow holds no slow sample; its spread beside other batches is told apart.
+    """
+    usual = [(each.slowest_s or 0.0, max(median_s, each.median_s or 0.0)) for each in works]
+    return sum(slowest_s - usual_s for slowest_s, usual_s in usual if slowest_s > OUTLIER * usual_s)
 
 
 def _parts(works: Sequence[Work], samples: int) -> tuple[PartCost, ...]:

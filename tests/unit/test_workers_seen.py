@@ -53,6 +53,14 @@ def test_only_slow_samples_count_as_excess():
     assert (found.slowest_index, found.slowest_sample_s) == (3, 1.0)
 
 
+def test_a_batch_that_is_slow_as_a_whole_holds_no_slow_sample():
+    """It is a burst: the batches differ, not the samples."""
+    burst = work(busy_s=4.0, median_s=1.0, slowest_s=1.1)
+    found = summarise_times([stamp(work()), stamp(work()), stamp(burst)])
+    assert found.slow_excess_ratio == 0.0
+    assert found.batch_spread_ratio > 1.0
+
+
 def test_parts_add_up_to_the_busy_time_dearest_first():
     found = summarise_times([stamp(work())])
     assert [part.name for part in found.parts] == ["Crop", "the rest of __getitem__", "collate_fn"]
