@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import IterableDataset, Subset
 
+from loadtune.workload.segmentation import SegmentationDataset
+
 SCHEDSTAT = "/proc/self/schedstat"
 """Of the main thread: nanoseconds on a core, nanoseconds ready and waiting for one, and time slices."""
 DEAR_SAMPLE_S = 0.001
@@ -276,10 +278,9 @@ class _TimedIterator:
 
 
 def _time_transforms(dataset: Any, clock: WorkerClock) -> None:
-    """Time what the data set says it consists of, or the members of its Compose-like transforms."""
-    split = getattr(dataset, "time_parts", None)
-    if split is not None:
-        split(clock.timed)
+    """Time the parts of loadtune's own data set, or the members of its Compose-like transforms."""
+    if isinstance(dataset, SegmentationDataset):
+        dataset.time_parts(clock.timed)
         return
     for name in ("transform", "target_transform", "transforms"):
         held: Any = getattr(dataset, "__dict__", {}).get(name)

@@ -197,3 +197,22 @@ def test_a_plain_loader_watches_nothing():
     """The comparison with a plain loop must not pay for it."""
     loader = build_loader(describe_dataset(Items(), "it is"), Settings(num_workers=1, batch_size=4), 0, is_plain=True)
     assert loader.worker_init_fn._is_plain
+
+
+def test_our_own_data_set_is_timed_in_two_parts():
+    """Reading and decoding, then what is done to the picture."""
+    from loadtune.records.settings import WorkloadSpec
+    from loadtune.workload.segmentation import SegmentationDataset
+
+    class Source:
+        def __len__(self):
+            return 4
+
+        def read(self, number):
+            return torch.zeros(3, 40, 40, dtype=torch.uint8), torch.zeros(1, 40, 40, dtype=torch.uint8)
+
+    items = SegmentationDataset(Source(), WorkloadSpec(crop_px=16, base_size_px=16))
+    clock = watched(items)
+    image, _ = items[0]
+    assert image.shape == (3, 16, 16)
+    assert [name for name, _ in clock.take(0.0).parts] == ["reading and decoding", "scaling, cropping and labels"]
