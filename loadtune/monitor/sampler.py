@@ -216,7 +216,9 @@ class Sampler:
             gpu, start_s - self._started_s, end_s - self._started_s
         )
         kills, watched_s = self._count_oom_kills(), self._clock() - self._started_s
+        first, swapped = self._pss_first_bytes if self._has_same_processes() else None, self._count_swapped_in()
         figures = {**means, "peak_memory_bytes": self._peak_bytes, "pss_bytes": self._pss_bytes, "oom_kills": kills}
+        figures |= {"pss_first_bytes": first, "swapped_in_bytes": swapped}
         marked = None if self._measuring is None else (start_s - self._started_s, end_s - self._started_s)
         return ResourceTrace(
             started_monotonic_s=self._started_s,
@@ -227,8 +229,8 @@ class Sampler:
             gpu_use=gpu_use,
             peak_memory_bytes=self._peak_bytes,
             pss_bytes=self._pss_bytes,
-            pss_first_bytes=self._pss_first_bytes if self._has_same_processes() else None,
-            swapped_in_bytes=self._count_swapped_in(),
+            pss_first_bytes=first,
+            swapped_in_bytes=swapped,
             mean_worker_cores=means["mean_worker_cores"],
             mean_main_cores=means["mean_main_cores"],
             mean_foreign_cores=means["mean_foreign_cores"],
@@ -265,6 +267,8 @@ class Sampler:
         """Return a reason for each figure that is None, for each series that is, and for each use of the GPU."""
         general = {
             "pss_bytes": "it was not asked for",
+            "pss_first_bytes": "it was not read early, or not of the same number of processes",
+            "swapped_in_bytes": "/proc/vmstat does not count it",
             "peak_memory_bytes": "no process is watched",
             "oom_kills": "neither /proc/vmstat nor the cgroup counts them",
             "mean_foreign_cores": self._machine.reasons.get("busy_s"),
