@@ -105,13 +105,17 @@ def worker_times(trial: TrialResult) -> WorkerTimes | None:
     return None if cost is None or not (cost.times and cost.times.busy_s_per_sample > 0) else cost.times
 
 
-def with_several_workers(case: Case) -> TrialResult | None:
-    """Return the chosen trial, or where it has under two workers the baseline or any other that has; None: none told.
+def with_workers(case: Case, least: int = 1) -> TrialResult | None:
+    """Return the chosen trial, or where it has too few workers the baseline or any other with enough; None: none told.
 
     What workers have in common shows there; a choice without workers may be due to it.
+
+    Args:
+        case: Whose trials to look through.
+        least: Workers that make the difference.
     """
     trials = (case.chosen, *(() if case.baseline is None else (case.baseline,)), *reversed(case.others))
-    known = [each for each in trials if each.settings.num_workers > 1 and worker_setup(each) is not None]
+    known = [each for each in trials if each.settings.num_workers >= least and worker_setup(each) is not None]
     return next((each for each in known if each.consume == "device"), None)
 
 

@@ -398,6 +398,8 @@ def test_what_workers_share_is_looked_for_where_there_are_workers():
     found = rules(chosen, others=(pinned, chosen))
     assert found["pinned-workers"].worth_per_s == pytest.approx(60.0)
     assert found["repeated-samples"].worth_per_s is None
+    slow = run(settings=Settings(num_workers=1, batch_size=16), own=setup(start_s=9.0, start_method="spawn"))
+    assert rules(chosen, others=(slow,))["slow-start"].severity == "info"
     assert "undecided" not in found
 
 

@@ -9,7 +9,7 @@ from loadtune.advice.case import (
     taken_cores,
     throttled_periods_ratio,
     used_cores,
-    with_several_workers,
+    with_workers,
     worker_setup,
     worker_times,
 )
@@ -118,7 +118,7 @@ def _worth_of_cores(case: Case, delayed: float | None, slowed: float | None) -> 
 
 def pinned_workers(case: Case) -> Finding | None:
     """The workers together may run on fewer CPUs than there are workers, while the process may use more."""
-    trial = with_several_workers(case)
+    trial = with_workers(case, 2)
     setup, usable = None if trial is None else worker_setup(trial), case.limits.usable_cores
     if trial is None or setup is None or setup.cpus is None:
         return None

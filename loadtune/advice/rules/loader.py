@@ -7,7 +7,7 @@ from loadtune.advice.case import (
     describe,
     miss_ratio,
     used_cores,
-    with_several_workers,
+    with_workers,
     worker_setup,
     worker_times,
 )
@@ -154,7 +154,7 @@ def shallow_prefetch(case: Case) -> Finding | None:
 
 def repeated_samples(case: Case) -> Finding | None:
     """An iterable data set that every worker walks through whole: an epoch holds each sample num_workers times."""
-    trial = with_several_workers(case)
+    trial = with_workers(case, 2)
     setup = None if trial is None else worker_setup(trial)
     if trial is None or setup is None or setup.repeated_ratio is None or setup.repeated_ratio < REPEATED.value:
         return None

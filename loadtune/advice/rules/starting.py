@@ -1,6 +1,6 @@
 """What do starts cost? An epoch's boundary, and workers that take seconds to begin."""
 
-from loadtune.advice.case import Case, describe, worker_setup
+from loadtune.advice.case import Case, describe, with_workers, worker_setup
 from loadtune.advice.rules.speaking import plain
 from loadtune.advice.thresholds import BOUNDARY, START
 from loadtune.records.measurement import TrialResult
@@ -45,12 +45,12 @@ def _epoch_s(trial: TrialResult, sample_count: int) -> float | None:
 
 def slow_start(case: Case) -> Finding | None:
     """Workers take seconds to begin: a new interpreter that imports torch, or a large data set that is pickled."""
-    setup, rate = worker_setup(case.chosen), case.chosen.rate_per_s
-    if setup is None or setup.start_s is None or setup.start_s < START.value:
+    trial, rate = with_workers(case), case.chosen.rate_per_s
+    setup = None if trial is None else worker_setup(trial)
+    if trial is None or setup is None or setup.start_s is None or setup.start_s < START.value:
         return None
-    persists = case.chosen.settings.persistent_workers
-    share = None
-    if not persists and case.sample_count and rate:
+    persists, share = trial.settings.persistent_workers, None
+    if trial is case.chosen and not persists and case.sample_count and rate:
         share = setup.start_s / (setup.start_s + case.sample_count / rate)
     is_material = share is not None and share >= BOUNDARY.value
     is_fork = setup.start_method == "fork"
@@ -71,7 +71,7 @@ def slow_start(case: Case) -> Finding | None:
         evidence=(
             START.evidence(setup.start_s),
             *(() if share is None else (BOUNDARY.evidence(share),)),
-            plain("num_workers", float(case.chosen.settings.num_workers)),
+            plain("num_workers", float(trial.settings.num_workers)),
         ),
         confirm='The start with multiprocessing_context="fork" takes a tenth of it.' if not is_fork else None,
         worth_per_s=None if share is None or rate is None else rate * share,
