@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from loadtune.advice.attribution import attribute
 from loadtune.advice.case import Case
 from loadtune.advice.rules import find
 from loadtune.advice.selection import recommend
@@ -13,7 +14,8 @@ from loadtune.advice.terms import Choice
 from loadtune.errors import TooManyBadSamplesError
 from loadtune.planning import Plan
 from loadtune.records.measurement import BadSample, Duel, TrialResult
-from loadtune.records.report import Ceilings, Finding, Recommendation
+from loadtune.records.report import Attribution, Ceilings, Finding, Recommendation
+from loadtune.records.resources import GpuInfo
 from loadtune.records.settings import Settings
 
 BAD_SAMPLES_SHOWN = 10
@@ -29,10 +31,16 @@ class Conclusion:
     recommendation: Recommendation | None
     ceilings: Ceilings
     findings: tuple[Finding, ...]
+    attribution: Attribution | None = None
 
 
 def conclude(
-    plan: Plan, trials: Sequence[TrialResult], duels: Sequence[Duel], choice: Choice | None, no_duel_reason: str
+    plan: Plan,
+    trials: Sequence[TrialResult],
+    duels: Sequence[Duel],
+    choice: Choice | None,
+    no_duel_reason: str,
+    gpus: Sequence[GpuInfo] = (),
 ) -> Conclusion:
     """Return recommendation, ceilings and findings; without a choice there are ceilings only."""
     if choice is None:
@@ -43,23 +51,34 @@ def conclude(
     recommendation = recommend(choice, duel, trials, plan.terms, no_duel_reason=no_duel_reason)
     chosen = representative(trials, recommendation.settings)
     findings: tuple[Finding, ...] = ()
+    attribution = None
     if chosen is not None:
         baseline = representative(trials, plan.baseline)
-        findings = find(
-            Case(
-                chosen=chosen,
-                baseline=None if baseline is chosen else baseline,
-                limits=plan.limits,
-                device=plan.device.kind,
-                sample_count=plan.workload.sample_count,
-                optimizer=plan.workload.optimizer,
-                noise_scale=plan.terms.noise_scale if plan.terms.is_training else None,
-                world_size=plan.terms.world_size,
-            )
+        case = Case(
+            chosen=chosen,
+            baseline=None if baseline is chosen else baseline,
+            limits=plan.limits,
+            device=plan.device.kind,
+            sample_count=plan.workload.sample_count,
+            optimizer=plan.workload.optimizer,
+            others=tuple(trials),
+            gpu=_gpu_of(chosen, gpus),
+            noise_scale=plan.terms.noise_scale if plan.terms.is_training else None,
+            world_size=plan.terms.world_size,
         )
+        findings, attribution = find(case), attribute(case)
     return Conclusion(
-        recommendation=recommendation, ceilings=compute_ceilings(trials, recommendation), findings=findings
+        recommendation=recommendation,
+        ceilings=compute_ceilings(trials, recommendation),
+        findings=findings,
+        attribution=attribution,
     )
+
+
+def _gpu_of(trial: TrialResult, gpus: Sequence[GpuInfo]) -> GpuInfo | None:
+    """Return the GPU that a trial used; None where it used none, or the driver knows it by another name."""
+    uuid = None if trial.measurement is None else trial.measurement.device_uuid
+    return next((gpu for gpu in gpus if gpu.uuid == uuid), None)
 
 
 def _as_setting(trial: TrialResult) -> TrialResult:

@@ -115,6 +115,7 @@ class Probe:
             duels=tuple(self.duels),
             ceilings=Ceilings() if conclusion is None else conclusion.ceilings,
             findings=() if conclusion is None else conclusion.findings,
+            attribution=None if conclusion is None else conclusion.attribution,
             recommendation=None if conclusion is None else conclusion.recommendation,
             facts=self.facts,
             search=self.search,

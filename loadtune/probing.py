@@ -165,7 +165,8 @@ def _run(run: Probe, nvml: Nvml) -> Report:
     if run.earlier.used:
         run.notes = (f"{run.earlier.used} trials are from the probe that this one went on with.", *run.notes)
     run.readings = _look_at_readings(run, nvml)
-    report = run.report(status, conclude(run.plan, run.trials, run.duels, choice, no_duel_reason))
+    gpus = run.environment.gpus
+    report = run.report(status, conclude(run.plan, run.trials, run.duels, choice, no_duel_reason, gpus))
     run.progress.stop()
     run.sink.finish(report)
     if stopped is not None and status != "interrupted":

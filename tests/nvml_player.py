@@ -76,6 +76,7 @@ class Tree:
     root_pid = OWN_PID
     pids = frozenset({OWN_PID})
     io_reason = pss_reason = None
+    pss_processes = 1
 
     def read(self):
         from loadtune.monitor.tree import TreeReading

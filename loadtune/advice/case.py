@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtune.records.measurement import TrialResult
-from loadtune.records.resources import HostLimits, ResourceTrace
+from loadtune.records.measurement import TrialResult, WorkerSetup, WorkerTimes
+from loadtune.records.resources import GpuInfo, HostLimits, ResourceTrace
 from loadtune.records.settings import DeviceKind, Optimizer
 from loadtune.schedule.batch_growth import NoiseScaleEstimate
 
@@ -15,7 +15,7 @@ UTILISATION_SAMPLES_MIN = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """The evidence bundle: two trials, the machine's limits, and the run that the advice is for."""
+    """The evidence bundle: two trials, what else was measured, the machine's limits, and the run it is all for."""
 
     chosen: TrialResult
     baseline: TrialResult | None
@@ -26,6 +26,10 @@ class Case:
     noise_scale: NoiseScaleEstimate | None = None
     world_size: int = 1
     """Ranks that train together."""
+    others: tuple[TrialResult, ...] = ()
+    """Every trial of the probe: the device alone, the loader alone, and other settings."""
+    gpu: GpuInfo | None = None
+    """The GPU that trained; None: none, or not known."""
 
     @property
     def trials(self) -> tuple[TrialResult, ...]:
@@ -51,6 +55,149 @@ def used_cores(trial: TrialResult) -> float | None:
     if trace.mean_worker_cores is None:
         return None if trial.settings.num_workers else trace.mean_main_cores
     return trace.mean_worker_cores + trace.mean_main_cores
+
+
+def main_work_s(trials: Sequence[TrialResult]) -> float:
+    """Return the CPU seconds that the main process can have worked on a sample: taking it, and launching its step.
+
+    Each is known from where it was not mixed with waiting: the loader alone, and the quickest launch. A process that
+    waits for CUDA turns on its core and looks busy, which is no work: on an H100 the main process of a device-bound
+    training used 0.99 cores, and launching took a fifth of that. Infinite where either is not known.
+    """
+    measured = [(trial, trial.measurement) for trial in trials if trial.measurement is not None]
+    taking = [m.main_cpu_s_per_sample for trial, m in measured if trial.consume == "nothing"]
+    launching = [
+        m.launch_cpu_s / trial.settings.batch_size
+        for trial, m in measured
+        if trial.consume == "device" and trial.feed == "loader" and m.launch_cpu_s is not None
+    ]
+    known = [each for each in taking if each is not None]
+    return max(known) + min(launching) if known and launching else math.inf
+
+
+def main_work_cores(trial: TrialResult, trials: Sequence[TrialResult]) -> float | None:
+    """Return the cores that a trial's main process worked on, what it spent turning in a wait left out.
+
+    None where they were not read.
+
+    Args:
+        trial: Which.
+        trials: All of the probe.
+    """
+    busy = None if trial.trace is None else trial.trace.mean_main_cores
+    return None if busy is None else min(busy, main_work_s(trials) * (trial.rate_per_s or math.inf))
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Mean seconds a batch on the device's timeline; their sum is the time from batch to batch."""
+
+    stall_s: float
+    """Waiting beyond the gaps that a resident batch has too."""
+    gap_s: float
+    """Those gaps."""
+    copy_s: float
+    compute_s: float
+
+    @property
+    def whole_s(self) -> float:
+        """From batch to batch."""
+        return self.stall_s + self.gap_s + self.copy_s + self.compute_s
+
+    @property
+    def device_s(self) -> float:
+        """What is left where the device never waits for data."""
+        return self.gap_s + self.copy_s + self.compute_s
+
+
+def taken_cores(case: Case, trial: TrialResult) -> float:
+    """Return the cores that others, or the hypervisor, took of those that a trial could have used; at least 0."""
+    trace = trial.trace
+    if trace is None:
+        return 0.0
+    return max(0.0, (trace.mean_foreign_cores or 0.0) + (trace.mean_steal_cores or 0.0) - case.limits.spare_cores)
+
+
+def step_times(trial: TrialResult) -> StepTimes | None:
+    """Return where a batch's time went on the device's timeline; None where it was not decomposed."""
+    measured = trial.measurement
+    if measured is None or measured.stall_ratio is None:
+        return None
+    windows = measured.windows
+    if any(window.copy_s is None or window.compute_s is None for window in windows):
+        return None
+    batches, whole_s = sum(window.batches for window in windows), measured.duration_s
+    copy_s = sum(window.copy_s or 0.0 for window in windows) / batches
+    compute_s = sum(window.compute_s or 0.0 for window in windows) / batches
+    idle_s = max(0.0, whole_s / batches - copy_s - compute_s)
+    stall_s = min(idle_s, measured.stall_ratio * whole_s / batches)
+    return StepTimes(stall_s=stall_s, gap_s=idle_s - stall_s, copy_s=copy_s, compute_s=compute_s)
+
+
+def worker_times(trial: TrialResult) -> WorkerTimes | None:
+    """Return where a worker's time went; None where single samples could not be timed."""
+    cost = None if trial.measurement is None else trial.measurement.worker
+    return None if cost is None or not (cost.times and cost.times.busy_s_per_sample > 0) else cost.times
+
+
+def with_workers(case: Case, least: int = 1) -> TrialResult | None:
+    """Return the chosen trial, or where it has too few workers the baseline or any other with enough; None: none told.
+
+    What workers have in common shows there; a choice without workers may be due to it.
+
+    Args:
+        case: Whose trials to look through.
+        least: Workers that make the difference.
+    """
+    trials = (case.chosen, *(() if case.baseline is None else (case.baseline,)), *reversed(case.others))
+    known = [each for each in trials if each.settings.num_workers >= least and worker_setup(each) is not None]
+    return next((each for each in known if each.consume == "device"), None)
+
+
+def worker_setup(trial: TrialResult) -> WorkerSetup | None:
+    """Return what the workers were; None without workers."""
+    return None if trial.measurement is None else trial.measurement.setup
+
+
+def delayed_ratio(trial: TrialResult) -> float | None:
+    """Return the share of a worker's time in which it was ready and had no core; None where not measured."""
+    times = worker_times(trial)
+    if times is None or times.delayed_s_per_sample is None:
+        return None
+    return min(1.0, times.delayed_s_per_sample / times.busy_s_per_sample)
+
+
+def blocked_ratio(trial: TrialResult) -> float | None:
+    """Return the share of a worker's time in which it waited for anything but a core; None where not measured."""
+    times = worker_times(trial)
+    if times is None or times.blocked_s_per_sample is None:
+        return None
+    return min(1.0, times.blocked_s_per_sample / times.busy_s_per_sample)
+
+
+def capacity_per_s(trial: TrialResult) -> float | None:
+    """Return what the workers could deliver if they never waited for work; None where not measured."""
+    times = worker_times(trial)
+    return None if times is None else trial.settings.num_workers / times.busy_s_per_sample
+
+
+def resident_trials(case: Case) -> dict[int, TrialResult]:
+    """Return the trials of the device alone by batch size, the last of each."""
+    return {
+        each.settings.batch_size: each
+        for each in case.others
+        if each.feed == "resident" and each.rate_per_s is not None
+    }
+
+
+def throttled_periods_ratio(trace: ResourceTrace | None) -> float | None:
+    """Return the share of quota periods that were held back while measuring; None without a quota."""
+    if trace is None:
+        return None
+    begin_s, end_s = trace.measuring_s or (-math.inf, math.inf)
+    seen = [each.throttled_ratio for each in trace.host if begin_s < each.at_s <= end_s]
+    known = [each for each in seen if each is not None]
+    return sum(known) / len(known) if known else None
 
 
 def miss_ratio(trial: TrialResult) -> float:

@@ -1,11 +1,10 @@
 """What does a search expect of a setting, by the model and by what was measured so far?"""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from loadtune.advice.case import used_cores
+from loadtune.advice.case import main_work_cores, main_work_s, used_cores
 from loadtune.advice.pipeline import Pipeline, fit_device
 from loadtune.advice.search import Ledger, Leg, is_end_to_end, with_axes
 from loadtune.records.measurement import Measurement, TrialResult
@@ -48,8 +47,9 @@ class Expectations:
             return None
         wall_s = cost.wall_s_per_sample or cost.cpu_s_per_sample
         steps = self._step_s()
+        work_s = main_work_s(self.ledger.results)
         main = [
-            min(measured.main_cpu_s_per_sample, self._main_work_s())
+            min(measured.main_cpu_s_per_sample, work_s)
             for trial, measured in self._measured()
             if is_end_to_end(trial) and trial.settings.num_workers and measured.main_cpu_s_per_sample is not None
         ]
@@ -58,7 +58,7 @@ class Expectations:
             worker_wall_s=wall_s,
             worker_cpu_s=min(cost.cpu_s_per_sample, wall_s),
             main_cpu_s=median(main) if main else 0.0,
-            taking_cpu_s=alone.measurement.main_cpu_s_per_sample or 0.0,
+            taking_cpu_s=(alone.measurement.main_cpu_s_per_sample or 0.0) if alone.measurement is not None else 0.0,
             variation=cost.wall_spread_ratio or 0.0,
             device=fit_device(steps) if steps else None,
         )
@@ -90,14 +90,9 @@ class Expectations:
         return None if trial is None else used_cores(trial)
 
     def main_cores(self, settings: Settings) -> float | None:
-        """Return the cores that its main process worked on; None where that was not read.
-
-        A process that waits for CUDA turns on its core and looks busy: that is no work.
-        """
+        """Return the cores that its main process worked on; None where that was not read."""
         trial = self._last(settings)
-        if trial is None or trial.trace is None or trial.trace.mean_main_cores is None:
-            return None
-        return min(trial.trace.mean_main_cores, self._main_work_s() * (trial.rate_per_s or math.inf))
+        return None if trial is None else main_work_cores(trial, self.ledger.results)
 
     def note_prediction(self, leg: Leg) -> None:
         """Keep what is expected of a leg that is about to run, for the report."""
@@ -123,21 +118,6 @@ class Expectations:
     def _last(self, settings: Settings) -> TrialResult | None:
         own = [each for each in self.ledger.results if each.settings == settings and is_end_to_end(each)]
         return own[-1] if own else None
-
-    def _main_work_s(self) -> float:
-        """Return the CPU seconds that the main process can have worked on a sample: taking it, and launching its step.
-
-        Each is known from where it was not mixed with waiting: the loader alone, and the quickest launch. Infinite
-        where either is not known.
-        """
-        taking = [m.main_cpu_s_per_sample for trial, m in self._measured() if trial.consume == "nothing"]
-        launching = [
-            measured.launch_cpu_s / trial.settings.batch_size
-            for trial, measured in self._measured()
-            if is_end_to_end(trial) and measured.launch_cpu_s is not None
-        ]
-        known = [each for each in taking if each is not None]
-        return max(known) + min(launching) if known and launching else math.inf
 
     def _step_s(self) -> dict[int, float]:
         """Return the seconds of a step by batch size: on a resident batch, and the copy that a fed one needs before it.

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from loadtune.cli.doctor_command import doctor
+from loadtune.cli.explain_command import explain
 from loadtune.cli.file_commands import profile, report, schema
 from loadtune.cli.probe_command import probe
 from loadtune.cli.schedule_command import schedule
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH},
 )
-for command in (probe, verify, doctor, report, schedule, schema, profile):
+for command in (probe, verify, doctor, report, explain, schedule, schema, profile):
     app.command()(command)
 
 

@@ -215,6 +215,8 @@ class Runner:
                 sampler.use_gpu(event.uuid)
             elif isinstance(event, Phase):
                 heard.phase = event.name
+            if isinstance(event, Phase) and event.name == "first_batch" and sampler is not None:
+                sampler.read_first_pss()  # the loader still warms up
             if isinstance(event, Phase) and event.name == "measuring":
                 heard.measuring_s = event.at_s
             elif isinstance(event, Phase) and event.name == "measured":

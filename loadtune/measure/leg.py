@@ -34,6 +34,8 @@ class Leg:
     """Makes a batch like the loader's, on the host: device warm-up and the resident and cached feeds train on it."""
     loader: DataLoader[Any] | None
     build_s: float
+    synchronisations: int | None = None
+    """Times that one step waits for the device; None where it was not looked for."""
 
 
 def describe_settings(loader: DataLoader[Any], batch_size: int) -> Settings:

@@ -16,6 +16,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from loadtune.errors import TargetError
 from loadtune.lifeline import end_with_parent
+from loadtune.measure.worker_clock import CLOCK, Hello, Work
 from loadtune.records.settings import Settings
 from loadtune.workload.segmentation import Faults
 from loadtune.workload.target import DataSource
@@ -36,6 +37,10 @@ class Stamp:
     faults: Faults
     samples: int | None = None
     """Samples collated, whatever they became; None where nothing is collated (batch_size=None)."""
+    work: Work | None = None
+    """What it took; None where samples are not timed."""
+    hello: Hello | None = None
+    """What the worker is, with its first batch only."""
 
 
 class StampedBatch:
@@ -67,27 +72,39 @@ class StampingCollate:
 
     def __call__(self, samples: Any) -> StampedBatch:
         """Return the collated batch with its stamp."""
+        hello = CLOCK.hello(samples)
+        began_s = time.perf_counter()
         batch = self._collate(samples)
+        work = CLOCK.take(time.perf_counter() - began_s)
         info = get_worker_info()
         now = time.monotonic(), time.process_time()
         wall_s, cpu_s = (None, None) if self._last is None else (now[0] - self._last[0], now[1] - self._last[1])
         self._last = now
         worker = None if info is None else info.id
         count = len(samples) if self._is_batched else None
-        return StampedBatch(batch, Stamp(worker, now[0], wall_s, cpu_s, self._take_faults(), count))
+        return StampedBatch(batch, Stamp(worker, now[0], wall_s, cpu_s, self._take_faults(), count, work, hello))
 
 
 class WorkerInit:
-    """Ties a worker's life to its trial, then does what the user's worker_init_fn does."""
+    """Ties a worker's life to its trial, does what the user's worker_init_fn does, then watches its data set.
 
-    def __init__(self, own: Callable[[int], None] | None) -> None:
+    Args:
+        own: The user's worker_init_fn.
+        is_plain: Watch nothing.
+    """
+
+    def __init__(self, own: Callable[[int], None] | None, *, is_plain: bool = False) -> None:
         self._own = own
+        self._is_plain = is_plain
 
     def __call__(self, worker: int) -> None:
         """Initialise worker number `worker`."""
         end_with_parent()
         if self._own is not None:
             self._own(worker)
+        info = get_worker_info()
+        if info is not None and not self._is_plain:
+            CLOCK.watch(info.dataset)
 
 
 class EndlessOrder(Sampler[int]):
@@ -176,7 +193,7 @@ def build_loader(
     return DataLoader(
         source.dataset,
         collate_fn=collate if is_plain else StampingCollate(collate, source.dataset, is_batched=is_batched),
-        worker_init_fn=WorkerInit(None if given is None else given.worker_init_fn),
+        worker_init_fn=WorkerInit(None if given is None else given.worker_init_fn, is_plain=is_plain),
         **kwargs,
     )
 

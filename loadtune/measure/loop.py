@@ -16,6 +16,7 @@ from loadtune.measure.accelerator import Step, Timeline, count_bytes, count_samp
 from loadtune.measure.leg import Leg
 from loadtune.measure.loader import Batches, Stamp, Taken
 from loadtune.measure.summary import Evidence, summarise
+from loadtune.measure.synchronising import count_synchronisations
 from loadtune.records.measurement import Measurement, Window
 from loadtune.records.messages import Event, Phase, StepsDone
 from loadtune.records.settings import MeasureOptions, Settings
@@ -110,6 +111,7 @@ def measure(leg: Leg, tell: Tell, process_s: float, wait_for_parent: Callable[[]
     wait_for_parent()
     run.collect(run.timeline.drain())
     evidence = Evidence(
+        synchronisations=leg.synchronisations,
         run_steps=run.steps,
         windows=windows,
         taken=[*run.taken, *_peek(run, run.steps[-1].finished_s)],
@@ -142,6 +144,8 @@ def warm_device_up(leg: Leg, tell: Tell) -> float:
         steps.extend(timeline.drain(WARM_RUN_AHEAD))
         tell(StepsDone(finished_s=(), samples=()))
     steps.extend(timeline.drain())
+    if leg.spec.device.kind == "cuda":
+        leg.synchronisations = count_synchronisations(lambda: leg.accelerator.step(batch))
     tell(Phase(name="device_warm", at_s=time.monotonic()))
     return median(step.idle_s for step in steps[1:])
 

@@ -1,16 +1,21 @@
 """What did a leg show? Its steps, stamps and times as one Measurement; nothing is measured here."""
 
 from dataclasses import dataclass
+from multiprocessing import get_start_method
 from statistics import fmean, median, stdev
 
 import msgspec
+import torch
 
 from loadtune.measure.accelerator import Step, busy_spans, stall_ratio
 from loadtune.measure.leg import Leg
 from loadtune.measure.loader import Stamp
-from loadtune.records.measurement import BadSample, Measurement, Startup, Window, WorkerCost
+from loadtune.measure.workers_seen import summarise_setup, summarise_times
+from loadtune.records.measurement import BadSample, Measurement, Startup, Window, WorkerCost, WorkerSetup
 from loadtune.stats import SAME_RATIO, corrected_rate_per_s, queue_bias_ratio
 
+STALLED_STEP = 0.05
+"""Share of a step that the device may wait before it without the step counting as stalled; the 5 % of the stall."""
 BAD_SAMPLES_LISTED = 100
 """Broken samples named in one trial. The count of a data set full of them would fill the report."""
 
@@ -32,6 +37,7 @@ class Evidence:
     first_batch_s: float
     loader_began_s: float
     notes: list[str]
+    synchronisations: int | None = None
 
 
 def summarise(leg: Leg, evidence: Evidence) -> Measurement:
@@ -60,7 +66,11 @@ def summarise(leg: Leg, evidence: Evidence) -> Measurement:
         launch_cpu_s=min(step.host_cpu_s for step in steps) if trains else None,
         stall_ratio=stall_ratio(steps, evidence.idle_reference_s) if trains else None,
         longest_batch_s=max(_worker_walls_s(evidence, windows), default=None),
+        stalled_step_ratio=_stalled_step_ratio(steps, evidence.idle_reference_s) if trains else None,
         worker=_worker_cost(leg, evidence, windows),
+        setup=_worker_setup(leg, evidence),
+        main_threads=torch.get_num_threads(),
+        synchronisations=evidence.synchronisations,
         main_cpu_s_per_sample=evidence.main_cpu_s / samples if samples else None,
         batch_bytes=evidence.batch_bytes,
         device_memory_bytes=leg.accelerator.peak_memory_bytes() if trains else None,
@@ -133,7 +143,26 @@ def _worker_cost(leg: Leg, evidence: Evidence, windows: list[Window]) -> WorkerC
         wall_s_per_sample=fmean(wall_s) / per_batch if never_waits and wall_s else None,
         sample_bytes=None if evidence.batch_bytes is None else round(evidence.batch_bytes / per_batch),
         wall_spread_ratio=stdev(wall_s) / fmean(wall_s) if never_waits and len(wall_s) > 2 and fmean(wall_s) else None,
+        times=summarise_times(_worker_stamps(evidence, windows)),
     )
+
+
+def _worker_setup(leg: Leg, evidence: Evidence) -> WorkerSetup | None:
+    """Return what the workers are; None where there are none."""
+    if leg.loader is None or not leg.spec.settings.num_workers:
+        return None
+    context = leg.loader.multiprocessing_context
+    method = get_start_method() if context is None else context.get_start_method()
+    stamps = [stamp for stamp, _ in evidence.taken if stamp is not None]
+    return summarise_setup(stamps, leg.spec.settings.num_workers, method, evidence.loader_began_s)
+
+
+def _stalled_step_ratio(steps: list[Step], idle_reference_s: float) -> float | None:
+    """Return the share of steps before which the device waited longer than STALLED_STEP of a step."""
+    if len(steps) < 2:
+        return None
+    limit_s = STALLED_STEP * median(step.copy_s + step.compute_s for step in steps)
+    return fmean(step.idle_s - idle_reference_s > limit_s for step in steps[1:])
 
 
 def _worker_stamps(evidence: Evidence, windows: list[Window]) -> list[Stamp]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtune.monitor.cgroup import find_groups, read_throttling
-from loadtune.monitor.procfs import Mount, find_mount, parse_counters, parse_cpu_times, parse_mountinfo
+from loadtune.monitor.procfs import PAGE_BYTES, Mount, find_mount, parse_counters, parse_cpu_times, parse_mountinfo
 from loadtune.monitor.tree import TreeReader, TreeReading
 from loadtune.records.resources import HostLimits
 
@@ -148,6 +148,11 @@ class MachineReader:
         not its own, only the second is sure to be ours. None where there is no such counter.
         """
         return read_machine_oom_kills(self._root), self._groups.read_oom_kills()
+
+    def read_swapped_in_bytes(self) -> int | None:
+        """Return what the whole machine has read back from swap so far; None where the kernel does not count it."""
+        pages = _read_counters(self._root / "proc/vmstat").get("pswpin")
+        return None if pages is None else pages * PAGE_BYTES
 
     def close(self) -> None:
         """Close the open file."""

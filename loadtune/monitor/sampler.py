@@ -74,6 +74,9 @@ class Sampler:
         self._pss_bytes: int | None = None
         self._measuring: Interval | None = None
         self._kills_before = self._machine.read_oom_kills()
+        self._swapped_before = self._machine.read_swapped_in_bytes()
+        self._pss_first_bytes: int | None = None
+        self._pss_first_processes = 0
         self._cpu_s = 0.0
         self._ending = threading.Event()
         self._is_resting = False
@@ -123,6 +126,12 @@ class Sampler:
         else:
             self._dropped.pop("pss_bytes", None)
         return self._pss_bytes
+
+    def read_first_pss(self) -> None:
+        """Read it early, before what is measured, so that the later reading tells growth."""
+        self._pss_first_bytes, self._pss_bytes = self.read_pss(), None
+        self._pss_first_processes = sum(tree.pss_processes for tree in self._trees)
+        self._dropped.pop("pss_bytes", None)
 
     def stop(self) -> ResourceTrace:
         """Take a last reading, end the thread and return what was seen."""
@@ -207,7 +216,9 @@ class Sampler:
             gpu, start_s - self._started_s, end_s - self._started_s
         )
         kills, watched_s = self._count_oom_kills(), self._clock() - self._started_s
+        first, swapped = self._pss_first_bytes if self._has_same_processes() else None, self._count_swapped_in()
         figures = {**means, "peak_memory_bytes": self._peak_bytes, "pss_bytes": self._pss_bytes, "oom_kills": kills}
+        figures |= {"pss_first_bytes": first, "swapped_in_bytes": swapped}
         marked = None if self._measuring is None else (start_s - self._started_s, end_s - self._started_s)
         return ResourceTrace(
             started_monotonic_s=self._started_s,
@@ -218,6 +229,8 @@ class Sampler:
             gpu_use=gpu_use,
             peak_memory_bytes=self._peak_bytes,
             pss_bytes=self._pss_bytes,
+            pss_first_bytes=first,
+            swapped_in_bytes=swapped,
             mean_worker_cores=means["mean_worker_cores"],
             mean_main_cores=means["mean_main_cores"],
             mean_foreign_cores=means["mean_foreign_cores"],
@@ -229,6 +242,15 @@ class Sampler:
             oom_kills=kills,
             unavailable=self._explain(figures, missing, unused),
         )
+
+    def _has_same_processes(self) -> bool:
+        """Say whether both readings of the proportional set size are of as many processes, and so can be compared."""
+        return sum(tree.pss_processes for tree in self._trees) == self._pss_first_processes
+
+    def _count_swapped_in(self) -> int | None:
+        """Return what came back from swap since this began; None where it is not counted."""
+        after = self._machine.read_swapped_in_bytes()
+        return None if after is None or self._swapped_before is None else max(0, after - self._swapped_before)
 
     def _count_oom_kills(self) -> int | None:
         """Return the larger growth of the machine's and our cgroup's counter: either may miss the trial's own kill."""
@@ -245,6 +267,8 @@ class Sampler:
         """Return a reason for each figure that is None, for each series that is, and for each use of the GPU."""
         general = {
             "pss_bytes": "it was not asked for",
+            "pss_first_bytes": "it was not read early, or not of the same number of processes",
+            "swapped_in_bytes": "/proc/vmstat does not count it",
             "peak_memory_bytes": "no process is watched",
             "oom_kills": "neither /proc/vmstat nor the cgroup counts them",
             "mean_foreign_cores": self._machine.reasons.get("busy_s"),

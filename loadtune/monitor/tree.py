@@ -71,6 +71,8 @@ class TreeReader:
         """Why read_bytes and read_chars are None; None: they are not."""
         self.pss_reason: str | None = None
         """Why the last read_pss_bytes gave None."""
+        self.pss_processes = 0
+        """Processes that the last read_pss_bytes looked at: two figures compare only where these are alike."""
         self._proc, self._clock = proc, clock
         self._members: dict[int, _Member] = {}
         self._seen: set[int] = set()
@@ -110,7 +112,8 @@ class TreeReader:
         Costs about 15 ms of CPU a process, and holds its memory map meanwhile: call it outside of what is measured.
         """
         total, self.pss_reason = 0, None
-        pids = list(self._members)
+        pids = {*self._members, *self._children()}
+        self.pss_processes = len(pids)
         for pid in pids:
             try:
                 text = (self._proc / str(pid) / "smaps_rollup").read_text("utf-8")
@@ -123,6 +126,14 @@ class TreeReader:
         if total == 0:
             self.pss_reason = "no process of the tree could be read"
         return total or None
+
+    def _children(self) -> list[int]:
+        """Return what the root's main thread has started, those too that no scan has seen yet: `48152 48153 `."""
+        root = str(self.root_pid)
+        try:
+            return [int(pid) for pid in (self._proc / root / "task" / root / "children").read_text("ascii").split()]
+        except (OSError, ValueError):  # a kernel without CONFIG_PROC_CHILDREN, or the root has ended
+            return []
 
     def close(self) -> None:
         """Close the open files; readings keep their last figures."""

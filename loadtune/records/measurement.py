@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from loadtune.records.record import Record
-from loadtune.records.resources import ResourceTrace
+from loadtune.records.resources import ResourceTrace, Unavailable
 from loadtune.records.settings import CacheState, Consume, Feed, Settings
 
 
@@ -39,6 +39,57 @@ class Startup(Record, frozen=True, kw_only=True):
     shutdown_s: Annotated[float | None, Meta(description="Ending the workers; None: they were killed.")] = None
 
 
+class PartCost(Record, frozen=True, kw_only=True):
+    """What one named part of the preparation takes, as timed in one worker."""
+
+    name: Annotated[str, Meta(description="Class of the transform, or `collate_fn`.")]
+    s_per_sample: Annotated[float, Meta(ge=0, description="Elapsed seconds a sample.")]
+
+
+class WorkerTimes(Record, frozen=True, kw_only=True):
+    """Where the time of a sample goes in a worker that is at work: waiting for something to do is left out.
+
+    busy = on a core + delayed + blocked, of the thread that prepares.
+    """
+
+    busy_s_per_sample: Annotated[float, Meta(ge=0, description="Elapsed seconds, collate_fn included.")]
+    cpu_s_per_sample: Annotated[float | None, Meta(description="Of these, seconds on a core.")] = None
+    delayed_s_per_sample: Annotated[
+        float | None, Meta(description="Of these, ready to run and waiting for a core: by the kernel's schedstat.")
+    ] = None
+    blocked_s_per_sample: Annotated[
+        float | None, Meta(description="Of these, the rest: waiting for storage, network, a lock, or asleep.")
+    ] = None
+    collate_s_per_sample: Annotated[float | None, Meta(description="Of these, inside collate_fn.")] = None
+    batch_spread_ratio: Annotated[
+        float | None, Meta(description="Standard deviation of a batch's busy time by its mean.")
+    ] = None
+    median_sample_s: Annotated[float | None, Meta(description="Median over batches of each one's median sample.")] = (
+        None
+    )
+    slowest_sample_s: Annotated[float | None, Meta(description="The slowest sample met.")] = None
+    slowest_index: Annotated[int | None, Meta(description="Index of that sample in the data set.")] = None
+    slow_excess_ratio: Annotated[
+        float | None,
+        Meta(description="Share of the busy time by which each batch's slowest sample exceeds its median sample."),
+    ] = None
+    parts: Annotated[tuple[PartCost, ...], Meta(description="Transforms that could be timed, dearest first.")] = ()
+    minor_faults_per_sample: Annotated[float | None, Meta(description="Pages first touched or copied.")] = None
+
+
+class WorkerSetup(Record, frozen=True, kw_only=True):
+    """What the workers are, as they said with their first batch."""
+
+    start_method: str
+    start_s: Annotated[float | None, Meta(description="From iter(loader) to the last worker's code running.")] = None
+    cpus: Annotated[int | None, Meta(description="CPUs that the workers, taken together, may run on.")] = None
+    threads: Annotated[int | None, Meta(description="torch intra-op threads of a worker: the most of any.")] = None
+    repeated_ratio: Annotated[
+        float | None, Meta(description="Share of a worker's first samples that another worker gave as well.")
+    ] = None
+    unavailable: Annotated[tuple[Unavailable, ...], Meta(description="Why a figure is None.")] = ()
+
+
 class WorkerCost(Record, frozen=True, kw_only=True):
     """What one sample costs in the process that prepares it."""
 
@@ -53,6 +104,7 @@ class WorkerCost(Record, frozen=True, kw_only=True):
         float | None,
         Meta(description="Standard deviation of a batch's elapsed time by its mean; where wall_s_per_sample is."),
     ] = None
+    times: Annotated[WorkerTimes | None, Meta(description="None: single samples could not be timed.")] = None
 
 
 class BadSample(Record, frozen=True, kw_only=True):
@@ -89,7 +141,15 @@ class Measurement(Record, frozen=True, kw_only=True):
         float | None,
         Meta(description="Longest time between two batches of one worker; waiting for a full queue is part of it."),
     ] = None
+    stalled_step_ratio: Annotated[
+        float | None, Meta(description="Share of the steps before which the device waited more than 5 % of a step.")
+    ] = None
     worker: WorkerCost | None = None
+    setup: Annotated[WorkerSetup | None, Meta(description="None without workers.")] = None
+    main_threads: Annotated[int | None, Meta(description="torch intra-op threads of the main process.")] = None
+    synchronisations: Annotated[
+        int | None, Meta(description="Times that one step waits for the device, as torch warns; CUDA only.")
+    ] = None
     main_cpu_s_per_sample: Annotated[
         float | None, Meta(description="CPU seconds of the main process a sample, preparing apart where workers do it.")
     ] = None

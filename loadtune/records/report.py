@@ -108,12 +108,61 @@ class Evidence(Record, frozen=True, kw_only=True):
 class Finding(Record, frozen=True, kw_only=True):
     """What a rule saw and what to do about it."""
 
-    rule: Annotated[str, Meta(description="Stable identifier, e.g. `loader-stall`.")]
+    rule: Annotated[str, Meta(description="Stable identifier, e.g. `loader-bound`: `loadtune explain` has its page.")]
     severity: Literal["info", "advice", "warning"]
     title: Annotated[str, Meta(description="One line.")]
     detail: Annotated[str, Meta(description="A sentence or two with the numbers in words.")]
     action: Annotated[str | None, Meta(description="What to do; None: nothing.")] = None
     evidence: tuple[Evidence, ...] = ()
+    confidence: Annotated[
+        Literal["high", "medium", "low"],
+        Meta(description="high: measured in the loop; medium: inferred from two readings; low: one indirect reading."),
+    ] = "high"
+    confirm: Annotated[str | None, Meta(description="What would confirm or refute it.")] = None
+    worth_per_s: Annotated[
+        float | None,
+        Meta(
+            description="Samples a second that fixing it wins at most, by measured ceilings; None: no bound is known."
+        ),
+    ] = None
+    between: Annotated[tuple[str, ...], Meta(description="Rules that the evidence cannot tell apart.")] = ()
+
+
+Where = Literal[
+    "preparing", "reading", "moving", "waiting", "copying", "computing", "launching", "epoch boundary", "contention"
+]
+"""preparing: transforms and decoding on a core; reading: workers blocked; moving: collate_fn and the way to the main
+process; waiting: for data, its cause not told apart; contention: for a core."""
+
+
+class Share(Record, frozen=True, kw_only=True):
+    """A part of a step's time."""
+
+    where: Where
+    ratio: Annotated[float, Meta(ge=0, le=1, description="Of the time; the shares of all parts sum to 1.")]
+    error_ratio: Annotated[
+        float | None, Meta(description="How far off the share may be, in the same unit; None: one window only.")
+    ] = None
+    basis: Annotated[str, Meta(description="What it was measured by, in words.")] = ""
+
+
+class WhatIf(Record, frozen=True, kw_only=True):
+    """What one change could win at most. It is a bound from measured ceilings, no forecast."""
+
+    change: str
+    bound_rate_per_s: Annotated[float | None, Meta(description="At most this rate; None: see reason.")] = None
+    reason: Annotated[str | None, Meta(description="Why there is no bound, or what it rests on.")] = None
+
+
+class Attribution(Record, frozen=True, kw_only=True):
+    """Where the time of one setting's steps goes, and what changes could win."""
+
+    settings: Settings
+    rate_per_s: float
+    step_s: Annotated[float, Meta(description="Seconds a batch, its part of the epoch boundary included.")]
+    shares: tuple[Share, ...] = ()
+    what_ifs: tuple[WhatIf, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Verdict(StrEnum):
@@ -262,6 +311,9 @@ class Report(Record, frozen=True, kw_only=True):
     duels: tuple[Duel, ...] = ()
     ceilings: Ceilings = Ceilings()
     findings: tuple[Finding, ...] = ()
+    attribution: Annotated[
+        Attribution | None, Meta(description="Of the recommended setting; None where its trial was not decomposed.")
+    ] = None
     recommendation: Recommendation | None = None
     facts: Annotated[
         dict[str, str] | None,

@@ -125,6 +125,12 @@ class ResourceTrace(Record, frozen=True, kw_only=True):
     sampler_cores: Annotated[
         float | None, Meta(description="CPU cores that the watching itself took; None: it had not begun.")
     ] = None
+    pss_first_bytes: Annotated[
+        int | None, Meta(description="The same after the first batch; with pss_bytes it tells growth.")
+    ] = None
+    swapped_in_bytes: Annotated[
+        int | None, Meta(description="Read back from swap by the whole machine during the trial.")
+    ] = None
     oom_kills: Annotated[int | None, Meta(description="Kernel out-of-memory kills counted during the trial.")] = None
     unavailable: tuple[Unavailable, ...] = ()
 

@@ -8,6 +8,7 @@ from loadtune.records.report import (
     Alternative,
     Cost,
     DatasetSummary,
+    Finding,
     LearningRate,
     Recommendation,
     Report,
@@ -32,6 +33,7 @@ from loadtune.render.words import (
     format_seconds,
     format_settings,
     format_trial,
+    format_worth,
     one_line,
     visible,
 )
@@ -290,9 +292,14 @@ def compose_why(report: Report, *, with_findings: bool = True) -> tuple[str, ...
         lines += [one_line(note) for note in duel.notes]
     for finding in report.findings if with_findings else ():
         if finding.severity != "warning":
-            action = f" {one_line(finding.action)}" if finding.action else ""
-            lines.append(f"{one_line(finding.title).rstrip('.')}. {one_line(finding.detail)}{action}")
+            lines.append(_tell(finding, one_line(finding.action or "")))
     return tuple(lines)
+
+
+def _tell(finding: Finding, action: str = "") -> str:
+    """Return a finding in words, with what it is worth and the name that `loadtune explain` takes."""
+    told = f"{one_line(finding.title).rstrip('.')}. {one_line(finding.detail)}{f' {action}' if action else ''}"
+    return f"{told}{format_worth(finding.worth_per_s)} [{one_line(finding.rule)}]"
 
 
 def deciding_duel(report: Report) -> Duel | None:
@@ -326,10 +333,8 @@ def compose_warnings(report: Report) -> tuple[Notice, ...]:
         listed = "; ".join(one_line(sample) for sample in dataset.bad_samples)
         plural = "sample was" if dataset.bad_sample_count == 1 else "samples were"
         notices.append(Notice(f"{format_count(dataset.bad_sample_count)} broken {plural} skipped", f"look at {listed}"))
-    for finding in report.findings:
-        if finding.severity == "warning":
-            what = f"{one_line(finding.title).rstrip('.')}. {one_line(finding.detail)}"
-            notices.append(Notice(what, one_line(finding.action or "")))
+    serious = [finding for finding in report.findings if finding.severity == "warning"]
+    notices += [Notice(_tell(finding), one_line(finding.action or "")) for finding in serious]
     if report.recommendation is not None:
         texts = report.recommendation.learning_rate.warnings
         notices += [split_notice(text) for text in texts]

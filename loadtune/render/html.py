@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from loadtune.advice.pages import BY_RULE, Page
 from loadtune.records.report import Finding, Report
 from loadtune.render.annealing import AnnealingChart, compute_annealing
 from loadtune.render.answer import (
@@ -19,9 +20,11 @@ from loadtune.render.answer import (
     compose_warnings,
     compose_why,
 )
+from loadtune.render.attributing import compute_attribution
 from loadtune.render.charts import compute_duel_chart, compute_throughput_chart
 from loadtune.render.commands import compose_command
 from loadtune.render.drawing import NARROW, WIDE, draw_annealing, draw_duel, draw_throughput
+from loadtune.render.explaining import describe_threshold
 from loadtune.render.gpu import compose_gpu_use
 from loadtune.render.heat import compute_heat
 from loadtune.render.page import render_page
@@ -36,7 +39,7 @@ from loadtune.render.tables import (
     compute_trial_table,
 )
 from loadtune.render.traces import compute_traces
-from loadtune.render.words import format_device, format_settings, one_line
+from loadtune.render.words import format_device, format_settings, format_worth, one_line
 
 
 class AnswerRow(NamedTuple):
@@ -55,10 +58,14 @@ class Lead(NamedTuple):
 
 
 class FindingView(NamedTuple):
-    """A finding with its numbers in words."""
+    """A finding with its numbers in words, and the page of its rule."""
 
     finding: Finding
     evidence: tuple[EvidenceRow, ...]
+    worth: str
+    page: Page | None
+    """None: of a rule that this version does not know."""
+    thresholds: tuple[str, ...]
 
 
 def render_html(report: Report) -> str:
@@ -86,7 +93,8 @@ def _compute_context(report: Report) -> dict[str, Any]:
         "warnings": compose_warnings(report),
         "reasons": compose_why(report, with_findings=False),
         "alternatives": compose_alternatives(report),
-        "findings": [FindingView(finding, compute_evidence(finding)) for finding in report.findings],
+        "findings": [_view_finding(finding) for finding in report.findings],
+        "attribution": compute_attribution(report),
         "trials": compute_trial_table(report),
         "missing": compose_missing(report.readings),
         "steps": compute_step_rows(report),
@@ -100,6 +108,12 @@ def _compute_context(report: Report) -> dict[str, Any]:
         "command": compose_command(report),
         **_compute_drawings(report),
     }
+
+
+def _view_finding(finding: Finding) -> FindingView:
+    page = BY_RULE.get(finding.rule)
+    thresholds = () if page is None else tuple(map(describe_threshold, page.thresholds))
+    return FindingView(finding, compute_evidence(finding), format_worth(finding.worth_per_s).strip(), page, thresholds)
 
 
 def _compute_title(report: Report) -> str:

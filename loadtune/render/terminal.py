@@ -15,6 +15,7 @@ from loadtune.render.answer import (
     compose_warnings,
     compose_why,
 )
+from loadtune.render.attributing import compose_attribution
 from loadtune.render.commands import compose_next
 from loadtune.render.lines import (
     INDENT,
@@ -43,7 +44,10 @@ def answer_lines(report: Report, width: int = 80, color: bool = False, saved_as:
     lines += ["", *wrap(compose_headline(report), width, first="", rest="")]
     for row in compose_answer(report):
         lines += format_row(row, width)
-    lines += format_list("why", compose_why(report), width)
+    for row in compose_attribution(report):
+        lines += format_row(row, width)
+    more = " (of a [rule]: loadtune explain RULE)" if report.findings else ""
+    lines += format_list(f"why{more}", compose_why(report), width)
     lines += format_list("other answers", compose_alternatives(report), width)
     lines += format_list("readings that are missing", compose_missing(report.readings), width)
     lines += format_warnings(compose_warnings(report), width)

@@ -117,6 +117,11 @@ def format_rate(rate_per_s: float | None) -> str:
     return NOT_MEASURED if rate_per_s is None else f"{format_number(rate_per_s)} samples/s"
 
 
+def format_worth(worth_per_s: float | None) -> str:
+    """Say what a fix wins at most, with a blank before it; empty where no bound is known, or nothing is won."""
+    return f" Worth at most {format_rate(worth_per_s)}." if worth_per_s else ""
+
+
 def format_seconds(duration_s: float) -> str:
     """Return a duration in the unit that a person would pick: ms, s, min or h."""
     if 0 < abs(duration_s) < 1:

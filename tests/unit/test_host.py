@@ -385,6 +385,18 @@ def test_forbidden_io_is_none_with_a_reason(tree, monkeypatch):
     reader.close()
 
 
+def test_pss_counts_workers_that_no_scan_has_seen_yet(tree):
+    """The kernel lists the main thread's children; where it does not, only those seen count."""
+    tree.put(100, 1, 50, pss_kib=100)
+    reader = TreeReader(100, proc=tree.folder)
+    tree.put(101, 100, 5, pss_kib=20)
+    assert (reader.read_pss_bytes(), reader.pss_processes) == (100 * 1024, 1)
+    (tree.folder / "100/task/100").mkdir(parents=True)
+    (tree.folder / "100/task/100/children").write_text("101 \n")
+    assert (reader.read_pss_bytes(), reader.pss_processes) == (120 * 1024, 2)
+    reader.close()
+
+
 @pytest.mark.usefixtures("scan_always")
 def test_pss_is_summed_over_the_living(tree):
     """A worker that ends in between is left out; none at all is None with a reason."""

@@ -151,8 +151,8 @@ def test_foreign_load_and_steal_are_told_of_either_trial():
 
 def test_small_batch_is_told_below_eight():
     """BatchNorm's floor."""
-    assert "small-batch" in rules(trial(batch_size=7))
-    assert "small-batch" not in rules(trial(batch_size=8))
+    assert "small-batch-norm" in rules(trial(batch_size=7))
+    assert "small-batch-norm" not in rules(trial(batch_size=8))
 
 
 def test_other_augmentations_are_told_where_the_workers_change():
@@ -175,11 +175,14 @@ def test_warm_cache_is_told_where_it_was_warm():
     st.sampled_from([STEADY_LOW, STEADY_HIGH, JITTERY, []]),
 )
 def test_findings_are_ranked_and_show_their_numbers(stall, cores, missed, utilisation):
-    """Warnings first; every finding has evidence; device-bound and a loader's cause exclude each other."""
+    """Causes by their worth, then remarks; each has evidence; device-bound and a loader's cause exclude each other."""
     chosen = trial(stall=stall, mean_worker_cores=cores, miss_ratio=missed, utilisation=utilisation, spread=0.3)
     found = find(Case(chosen=chosen, baseline=None, limits=LIMITS, device="cuda"))
-    ranks = [("warning", "advice", "info").index(each.severity) for each in found]
-    assert ranks == sorted(ranks)
+    remarks = {"jittery-gpu", "low-steady-gpu", "noisy", "small-batch-norm", "page-cache", "other-streams"}
+    are_remarks = [each.rule in remarks for each in found]
+    assert are_remarks == sorted(are_remarks)
+    worths = [each.worth_per_s or 0.0 for each in found if each.rule not in remarks]
+    assert worths == sorted(worths, reverse=True)
     assert all(each.evidence for each in found)
     names = {each.rule for each in found}
     assert not ("device-bound" in names and names & {"loader-bound", "cpu-saturated", "storage-bound"})

@@ -35,6 +35,8 @@ class FakeTree:
     io_reason = None
     pss_reason = None
 
+    pss_processes = 1
+
     def __init__(self, clock):
         self.clock = clock
         self.failure = None
@@ -88,6 +90,9 @@ class FakeMachine:
 
     def read_oom_kills(self):
         return self.kills
+
+    def read_swapped_in_bytes(self):
+        return None if self.clock() < START_S else round(4096 * (self.clock() - START_S))
 
     def close(self):
         pass
@@ -342,6 +347,30 @@ def test_pss_is_read_on_request_only():
     assert bench.sampler.read_pss() == 700
     trace = bench.sampler.stop()
     assert (trace.pss_bytes, "pss_bytes" in reasons(trace)) == (700, False)
+
+
+def test_the_early_pss_is_kept_where_it_is_of_the_same_processes():
+    """It is no reading of the end, which is asked for apart; of fewer processes it tells no growth."""
+    bench = Bench()
+    bench.tree.pss = 500
+    bench.sampler.read_first_pss()
+    trace = bench.sampler.stop()
+    assert (trace.pss_first_bytes, trace.pss_bytes) == (500, None)
+    assert reasons(trace)["pss_bytes"] == "it was not asked for"
+    bench = Bench()
+    bench.tree.pss = 500
+    bench.sampler.read_first_pss()
+    bench.tree.pss, bench.tree.pss_processes = 900, 2
+    bench.sampler.read_pss()
+    trace = bench.sampler.stop()
+    assert (trace.pss_first_bytes, trace.pss_bytes) == (None, 900)
+
+
+def test_what_came_back_from_swap_is_counted_from_the_start():
+    """Here a page a second."""
+    bench = Bench()
+    bench.run(11)
+    assert bench.sampler.stop().swapped_in_bytes == pytest.approx(4096, rel=0.2)
 
 
 def test_gpu_is_drained_about_once_a_second_and_from_the_start_on():

@@ -18,7 +18,7 @@ def make_leg(kind="replay", peak=None, **changes):
     settings = changes.pop("settings", Settings(num_workers=2, batch_size=4))
     spec = TrialSpec(settings=settings, device=DeviceChoice(kind=kind), workload=WorkloadSpec(), **changes)
     device = SimpleNamespace(peak_memory_bytes=lambda: peak, uuid="GPU-7")
-    return SimpleNamespace(spec=spec, accelerator=device, build_s=0.5)
+    return SimpleNamespace(spec=spec, accelerator=device, build_s=0.5, loader=None)
 
 
 def make_step(ended_s, *, idle_s=0.02, copy_s=0.01, compute_s=0.07, wait_s=0.03):

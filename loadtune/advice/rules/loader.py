@@ -1,0 +1,178 @@
+"""Is the loader the limit, and by what? Workers too few, samples too slow, queues too short, starts too long."""
+
+from loadtune.advice.case import (
+    Case,
+    blocked_ratio,
+    capacity_per_s,
+    describe,
+    main_work_cores,
+    miss_ratio,
+    used_cores,
+    with_workers,
+    worker_setup,
+    worker_times,
+)
+from loadtune.advice.rules.speaking import cores_evidence, has_idle_cores, plain, stall_severity, stalled
+from loadtune.advice.thresholds import (
+    BLOCKED,
+    CAPACITY,
+    MAIN_CORES,
+    MISS,
+    PLATEAU,
+    REPEATED,
+    SLOW_EXCESS,
+    SLOW_FACTOR,
+    SPREAD,
+    STALL,
+)
+from loadtune.advice.worth import device_rate_per_s, worth_of_feeding
+from loadtune.records.measurement import TrialResult
+from loadtune.records.report import Evidence, Finding
+
+
+def loader_bound(case: Case) -> Finding | None:
+    """The device waits while cores are idle, and neither storage nor anything else is seen to be the cause."""
+    trial = case.chosen
+    stall, cores = stalled(trial), used_cores(trial)
+    if stall is None or cores is None or not has_idle_cores(case, trial) or is_storage(trial):
+        return None
+    if more_workers_won_nothing(case) is not None:
+        return None
+    blocked = blocked_ratio(trial)
+    return Finding(
+        rule="loader-bound",
+        severity=stall_severity(stall),
+        title="The loader is the limit, and cores are idle",
+        detail=f"The device waited {stall:.1%} of the time with {describe(trial)}, "
+        f"while {cores:.1f} of {case.limits.usable_cores:g} cores were used.",
+        action="Try more workers than the grid held (--num-workers).",
+        evidence=(STALL.evidence(stall), cores_evidence(case, cores)),
+        confidence="medium" if blocked is None else "high",
+        confirm=f"The rate rises with num_workers={trial.settings.num_workers + 1}.",
+        worth_per_s=worth_of_feeding(case, trial),
+    )
+
+
+def is_storage(trial: TrialResult) -> bool:
+    """Say whether waiting, by misses or by blocked workers, is most of what the loader does."""
+    blocked = blocked_ratio(trial)
+    return miss_ratio(trial) >= MISS.value or (blocked is not None and blocked >= BLOCKED.value)
+
+
+def more_workers_won_nothing(case: Case) -> TrialResult | None:
+    """Return a trial with more workers, else alike, that was no faster; None where there is none."""
+    own, rate = case.chosen.settings, case.chosen.rate_per_s
+    more = [
+        each
+        for each in case.others
+        if each.role in {"grid", "baseline"}
+        and each.rate_per_s is not None
+        and each.settings.batch_size == own.batch_size
+        and each.settings.num_workers > own.num_workers
+    ]
+    best = max(more, key=lambda each: each.rate_per_s or 0.0, default=None)
+    return best if best is not None and rate and (best.rate_per_s or 0.0) <= PLATEAU.value * rate else None
+
+
+def main_process_bound(case: Case) -> Finding | None:
+    """The main process itself is busy all the time: more workers cannot help."""
+    stall, busy = stalled(case.chosen), main_work_cores(case.chosen, case.others)
+    is_own_loop = case.device != "cpu" and case.chosen.settings.num_workers > 0
+    if stall is None or busy is None or busy < MAIN_CORES.value or not is_own_loop:
+        return None
+    return Finding(
+        rule="main-process-bound",
+        severity="advice",
+        title="The main process is the limit: more workers will not help",
+        detail=f"It worked on {busy:.2f} cores while the device waited {stall:.1%} of the time.",
+        action="Give it less to do: fewer and larger tensors a batch, a cheaper loop.",
+        evidence=(STALL.evidence(stall), MAIN_CORES.evidence(busy)),
+        confirm="py-spy top --pid of the training process shows what it does between the steps.",
+        worth_per_s=worth_of_feeding(case, case.chosen),
+    )
+
+
+def slow_samples(case: Case) -> Finding | None:
+    """Few samples take many times the usual: the batches behind them lie ready and must wait (in_order)."""
+    stall, times = stalled(case.chosen), worker_times(case.chosen)
+    if stall is None or times is None or not times.median_sample_s or times.slow_excess_ratio is None:
+        return None
+    factor = (times.slowest_sample_s or 0.0) / times.median_sample_s
+    if factor < SLOW_FACTOR.value or times.slow_excess_ratio < SLOW_EXCESS.value:
+        return None
+    named = "one sample" if times.slowest_index is None else f"sample {times.slowest_index}"
+    waits = "The batches behind it wait: they are handed over in order." if case.chosen.settings.in_order else ""
+    return Finding(
+        rule="slow-samples",
+        severity=stall_severity(stall),
+        title="A few slow samples hold the others up",
+        detail=f"The slowest, {named}, took {times.slowest_sample_s:.3g} s, {factor:.0f} times the median; such "
+        f"samples are {times.slow_excess_ratio:.0%} of the preparing. {waits}".rstrip(),
+        action="Look at that sample; store such samples smaller, or raise prefetch_factor; in_order=False lets others "
+        "pass where the order may change.",
+        evidence=(
+            STALL.evidence(stall),
+            SLOW_FACTOR.evidence(factor),
+            SLOW_EXCESS.evidence(times.slow_excess_ratio),
+            *(() if times.slowest_index is None else (plain("slowest_index", float(times.slowest_index)),)),
+        ),
+        confirm=f"dataset[{times.slowest_index}] timed by itself is as slow again."
+        if times.slowest_index is not None
+        else "Time the samples one by one.",
+        worth_per_s=worth_of_feeding(case, case.chosen),
+    )
+
+
+def shallow_prefetch(case: Case) -> Finding | None:
+    """The workers are fast enough on average, but their batches are uneven and the queue too short for it."""
+    trial = case.chosen
+    stall, times, capacity = stalled(trial), worker_times(trial), capacity_per_s(trial)
+    device = device_rate_per_s(case, trial)
+    if stall is None or times is None or capacity is None or not device or times.batch_spread_ratio is None:
+        return None
+    factor = capacity / device
+    if factor < CAPACITY.value or times.batch_spread_ratio < SPREAD.value:
+        return None
+    queue = trial.settings.batches_in_flight // max(1, trial.settings.num_workers)
+    return Finding(
+        rule="shallow-prefetch",
+        severity=stall_severity(stall),
+        title="The prefetch queue is too short for how uneven the batches are",
+        detail=f"The workers could deliver {factor:.2f} times what the device takes, yet it waited {stall:.1%} of the "
+        f"time: a batch's time varies by {times.batch_spread_ratio:.0%}.",
+        action=f"Set prefetch_factor={2 * queue} (now {queue}), if memory allows.",
+        evidence=(
+            STALL.evidence(stall),
+            CAPACITY.evidence(factor),
+            SPREAD.evidence(times.batch_spread_ratio),
+        ),
+        confidence="medium",
+        confirm=f"The stall shrinks with prefetch_factor={2 * queue} and stays with one more worker.",
+        worth_per_s=worth_of_feeding(case, trial),
+    )
+
+
+def repeated_samples(case: Case) -> Finding | None:
+    """An iterable data set that every worker walks through whole: an epoch holds each sample num_workers times."""
+    trial = with_workers(case, 2)
+    setup = None if trial is None else worker_setup(trial)
+    if trial is None or setup is None or setup.repeated_ratio is None or setup.repeated_ratio < REPEATED.value:
+        return None
+    workers, rate = trial.settings.num_workers, case.chosen.rate_per_s
+    is_chosen = case.chosen.settings.num_workers > 1
+    return Finding(
+        rule="repeated-samples",
+        severity="warning",
+        title="Every worker gives the same samples",
+        detail=f"With {describe(trial)}, {setup.repeated_ratio:.0%} of the first samples of a worker came from another "
+        f"one as well: an epoch holds each sample up to {workers} times, and is that much longer.",
+        action="Let __iter__ take its own share: get_worker_info().id and .num_workers say which.",
+        evidence=(REPEATED.evidence(setup.repeated_ratio), plain("num_workers", float(workers))),
+        confirm=f"An epoch with num_workers=1 has a {workers}th of the samples.",
+        worth_per_s=None if rate is None or not is_chosen else rate * (1.0 - 1.0 / workers),
+    )
+
+
+def evidence_of_plateau(other: TrialResult, own: TrialResult) -> Evidence:
+    """Return by how much more workers were faster."""
+    return PLATEAU.evidence((other.rate_per_s or 0.0) / (own.rate_per_s or 1.0))

@@ -1,0 +1,93 @@
+"""Does memory get in the way? Workers that grow, pinned queues, and swap."""
+
+from loadtune.advice.case import Case
+from loadtune.advice.rules.speaking import plain, stalled
+from loadtune.advice.thresholds import GROWTH, PINNED, STALL, SWAPPED
+from loadtune.advice.worth import worth_of_feeding
+from loadtune.records.measurement import TrialResult
+from loadtune.records.report import Finding
+
+MIB = 2**20
+GROWTH_MIN_BYTES = 16 * MIB
+"""Growth of all workers together below which nothing is concluded from it: allocators and interpreter pages settle by
+as much in the first seconds. Lower would project that noise over an epoch."""
+PIN_ROUNDING = 2
+"""torch rounds a pinned block up to a power of two (CachingHostAllocator): at worst it takes twice the batch."""
+
+
+def memory_growth(case: Case) -> Finding | None:
+    """Each sample costs memory that stays: objects of the data set copied on write, page by page."""
+    grown = _growth_per_sample_bytes(case.chosen)
+    if grown is None or not case.sample_count:
+        return None
+    per_sample, seen_bytes = grown
+    epoch_bytes = per_sample * case.sample_count
+    ratio = epoch_bytes / case.limits.memory_limit_bytes
+    if ratio < GROWTH.value or seen_bytes < GROWTH_MIN_BYTES:
+        return None
+    return Finding(
+        rule="memory-growth",
+        severity="warning",
+        title="Memory grows with every sample that the workers read",
+        detail=f"It grew by {seen_bytes / MIB:.0f} MiB while measuring, {per_sample:.0f} bytes a sample: "
+        f"{epoch_bytes / 2**30:.1f} GiB over the first epoch.",
+        action="Keep lists of paths and labels in one numpy array or tensor: reading a Python object writes its "
+        "reference count, and copies its page.",
+        evidence=(GROWTH.evidence(ratio), plain("growth_bytes_per_sample", per_sample, "bytes")),
+        confidence="medium",
+        confirm="The workers' USS (smaps_rollup: Private_Dirty) over an epoch; it levels off after the first.",
+    )
+
+
+def _growth_per_sample_bytes(trial: TrialResult) -> tuple[float, float] | None:
+    """Return growth a sample and growth in all, what the prefetch queue takes left out; None where not read twice."""
+    trace, measured = trial.trace, trial.measurement
+    if trace is None or measured is None or trace.pss_bytes is None or trace.pss_first_bytes is None:
+        return None
+    queue_bytes = trial.settings.batches_in_flight * (measured.batch_bytes or 0)
+    grown = trace.pss_bytes - trace.pss_first_bytes - queue_bytes
+    samples = measured.samples_seen - trial.settings.batch_size
+    return (grown / samples, float(grown)) if samples > 0 and trial.settings.num_workers else None
+
+
+def pin_pressure(case: Case) -> Finding | None:
+    """All batches on their way may be pinned at once, memory that can be neither swapped nor dropped."""
+    settings, measured = case.chosen.settings, case.chosen.measurement
+    if measured is None or not measured.batch_bytes or not settings.pin_memory or not settings.num_workers:
+        return None
+    pinned_bytes = PIN_ROUNDING * settings.batches_in_flight * measured.batch_bytes
+    ratio = pinned_bytes / case.limits.memory_limit_bytes
+    if ratio < PINNED.value:
+        return None
+    return Finding(
+        rule="pin-pressure",
+        severity="warning" if pinned_bytes >= case.limits.memory_available_bytes else "advice",
+        title="The prefetch queue may pin much of the memory",
+        detail=f"{settings.batches_in_flight} batches of {measured.batch_bytes / MIB:.0f} MiB may be on their way: up "
+        f"to {pinned_bytes / 2**30:.1f} GiB of pinned memory, {ratio:.0%} of what this process may use.",
+        action="Lower prefetch_factor or num_workers, or hand over smaller samples (uint8, normalised on the GPU).",
+        evidence=(PINNED.evidence(ratio), plain("batches_in_flight", float(settings.batches_in_flight))),
+        confidence="medium",
+        confirm="Memory of the main process with prefetch_factor=1.",
+    )
+
+
+def swap(case: Case) -> Finding | None:
+    """The machine read pages back from swap while the trial ran."""
+    trace = case.chosen.trace
+    if trace is None or trace.swapped_in_bytes is None or trace.swapped_in_bytes < SWAPPED.value:
+        return None
+    stall = stalled(case.chosen)
+    numbers = (SWAPPED.evidence(float(trace.swapped_in_bytes)), *(() if stall is None else (STALL.evidence(stall),)))
+    return Finding(
+        rule="swap",
+        severity="info" if stall is None else "warning",
+        title="The machine swapped meanwhile",
+        detail=f"{trace.swapped_in_bytes / MIB:.0f} MiB were read back from swap: memory is short, and what was "
+        "swapped out is waited for.",
+        action="Use fewer workers or a smaller prefetch_factor, or end what else holds memory.",
+        evidence=numbers,
+        confidence="medium",
+        confirm="pswpin in /proc/vmstat grows while training; it is the whole machine's, not this process's alone.",
+        worth_per_s=None if stall is None else worth_of_feeding(case, case.chosen),
+    )

@@ -1,0 +1,78 @@
+"""What do starts cost? An epoch's boundary, and workers that take seconds to begin."""
+
+from loadtune.advice.case import Case, describe, with_workers, worker_setup
+from loadtune.advice.rules.speaking import plain
+from loadtune.advice.thresholds import BOUNDARY, START
+from loadtune.records.measurement import TrialResult
+from loadtune.records.report import Finding
+
+
+def epoch_boundary(case: Case) -> Finding | None:
+    """Starting the workers anew each epoch takes a share of a real epoch."""
+    measurement, rate = case.chosen.measurement, case.chosen.rate_per_s
+    if measurement is None or measurement.epoch_boundary_s is None or not rate or not case.sample_count:
+        return None
+    boundary_s, steady_s = measurement.epoch_boundary_s, case.sample_count / rate
+    share = boundary_s / (steady_s + boundary_s)
+    if share < BOUNDARY.value:
+        return None
+    can_persist = case.chosen.settings.num_workers > 0 and not case.chosen.settings.persistent_workers
+    baseline_s = None if case.baseline is None else _epoch_s(case.baseline, case.sample_count)
+    is_slower = baseline_s is not None and baseline_s < steady_s + boundary_s
+    told = f"An epoch of {case.sample_count} samples takes {steady_s:.1f} s, its end {boundary_s:.1f} s."
+    if is_slower:
+        told += f" With {describe(case.baseline or case.chosen)} it takes {baseline_s:.1f} s in all."
+    title = f"The end of an epoch takes {share:.0%} of it"
+    return Finding(
+        rule="epoch-boundary",
+        severity="warning" if is_slower else "advice",
+        title="Epochs are so short that starting the workers costs more than they win" if is_slower else title,
+        detail=told,
+        action="Set persistent_workers=True." if can_persist else None,
+        evidence=(BOUNDARY.evidence(share),),
+        confirm="The time between the last batch of an epoch and the first of the next.",
+        worth_per_s=rate * share,
+    )
+
+
+def _epoch_s(trial: TrialResult, sample_count: int) -> float | None:
+    """Return the seconds of a whole epoch; None where its end was not measured."""
+    measurement = trial.measurement
+    if measurement is None or measurement.epoch_boundary_s is None or not trial.rate_per_s:
+        return None
+    return sample_count / trial.rate_per_s + measurement.epoch_boundary_s
+
+
+def slow_start(case: Case) -> Finding | None:
+    """Workers take seconds to begin: a new interpreter that imports torch, or a large data set that is pickled."""
+    trial, rate = with_workers(case), case.chosen.rate_per_s
+    setup = None if trial is None else worker_setup(trial)
+    if trial is None or setup is None or setup.start_s is None or setup.start_s < START.value:
+        return None
+    persists, share = trial.settings.persistent_workers, None
+    if trial is case.chosen and not persists and case.sample_count and rate:
+        share = setup.start_s / (setup.start_s + case.sample_count / rate)
+    is_material = share is not None and share >= BOUNDARY.value
+    is_fork = setup.start_method == "fork"
+    cause = (
+        "By fork, which copies nothing: worker_init_fn, or the first access, takes that long."
+        if is_fork
+        else f"By {setup.start_method}, each imports torch anew and gets the data set pickled."
+    )
+    action = "Keep the data set light: paths instead of contents, files opened in the worker"
+    if not persists:
+        action += "; and set persistent_workers=True, so that they start once"
+    return Finding(
+        rule="slow-start",
+        severity="advice" if is_material else "info",
+        title=f"The workers take {setup.start_s:.1f} s to start",
+        detail=f"{cause} It happens {'once a run' if persists else 'every epoch'}.",
+        action=f"{action}." if is_material or not is_fork else None,
+        evidence=(
+            START.evidence(setup.start_s),
+            *(() if share is None else (BOUNDARY.evidence(share),)),
+            plain("num_workers", float(trial.settings.num_workers)),
+        ),
+        confirm='The start with multiprocessing_context="fork" takes a tenth of it.' if not is_fork else None,
+        worth_per_s=None if share is None or rate is None else rate * share,
+    )

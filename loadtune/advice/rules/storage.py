@@ -1,0 +1,53 @@
+"""Does the loader wait for storage? Misses of the page cache tell a cold cache; blocked workers tell the rest."""
+
+from loadtune.advice.case import Case, blocked_ratio, miss_ratio, used_cores, worker_times
+from loadtune.advice.rules.speaking import has_idle_cores, stall_severity, stalled
+from loadtune.advice.thresholds import BLOCKED, MISS, STALL
+from loadtune.advice.worth import worth_of_feeding
+from loadtune.records.report import Finding
+
+
+def storage_bound(case: Case) -> Finding | None:
+    """The device waits, cores are idle, and most bytes came from storage, or workers mostly wait for something."""
+    trial = case.chosen
+    stall, missed, blocked = stalled(trial), miss_ratio(trial), blocked_ratio(trial)
+    is_cold = missed >= MISS.value
+    is_blocked = blocked is not None and blocked >= BLOCKED.value
+    if stall is None or not (is_cold or is_blocked):
+        return None
+    if not is_blocked and used_cores(trial) is not None and not has_idle_cores(case, trial):
+        return None
+    waits = "" if blocked is None else f" Workers waited, off the cores, for {blocked:.0%} of a sample's time."
+    numbers = [STALL.evidence(stall), MISS.evidence(missed)]
+    if blocked is not None:
+        numbers.append(BLOCKED.evidence(blocked))
+    if is_cold:
+        return Finding(
+            rule="storage-bound",
+            severity=stall_severity(stall),
+            title="Storage is the limit",
+            detail=f"The device waited {stall:.1%} of the time and {missed:.0%} of the bytes came from storage.{waits}",
+            action="Copy the data to faster storage or into memory, or store fewer and larger files.",
+            evidence=tuple(numbers),
+            confidence="high" if is_blocked else "medium",
+            confirm="A second run over the same files, now in the page cache, is faster.",
+            worth_per_s=worth_of_feeding(case, trial),
+        )
+    known = trial.trace is not None and trial.trace.miss_ratio is not None
+    cache = (
+        f"only {missed:.0%} of the bytes missed the page cache" if known else "page cache misses cannot be seen here"
+    )
+    times = worker_times(trial)
+    each = "" if times is None or times.blocked_s_per_sample is None else f" ({times.blocked_s_per_sample:.3g} s each)"
+    return Finding(
+        rule="storage-bound",
+        severity=stall_severity(stall),
+        title="The workers wait for reads, and not for this machine's disk",
+        detail=f"The device waited {stall:.1%} of the time.{waits.removesuffix('.')}{each}; {cache}: a network file "
+        "system, a service, or a wait in the data set's own code.",
+        action="More workers hide such waiting; larger reads, or a local copy of the data, end it.",
+        evidence=tuple(numbers),
+        confidence="medium",
+        confirm="py-spy dump --pid of a worker shows the call that it waits in.",
+        worth_per_s=worth_of_feeding(case, trial),
+    )
