@@ -98,7 +98,7 @@ class ProbeOptions:
     ranks_per_node: int = 1
     max_bad_ratio: float = 0.01
     cold: bool = False
-    search: SearchKind = "grid"
+    search: SearchKind = "guided"
     seed: int = 0
     import_limit_s: float = 60.0
     purpose: Purpose = "train"

@@ -107,7 +107,7 @@ PAGES = (
         "wait; a PCIe link below what card and slot can do is a matter of the slot.",
         "The copy between two events on the device's timeline; PCIe generation and width under load by NVML.",
         (limits.COPY, limits.STALL),
-        f"{UNIT} With a replayed device the copy is by construction. {NO_GPU}",
+        f"{UNIT} On an H100 it named copies of pageable memory at 5 GB/s.",
         "The link is not collected without NVML. Silent where the loader sets the pace: copies cost nothing then.",
     ),
     Page(

@@ -86,7 +86,7 @@ def probe(
     ] = None,
     search: Annotated[
         str, typer.Option(help="guided: what a model of loader and device points to; grid: every setting.")
-    ] = "grid",
+    ] = "guided",
     cold: Annotated[bool, typer.Option("--cold", help="Drop the files from the page cache before each trial.")] = False,
     seed: Annotated[int, typer.Option(help="Of the sample order, the same in every trial.")] = 0,
     import_limit: Annotated[float, typer.Option(help="Seconds that importing your module may take.")] = 60.0,
