@@ -15,7 +15,16 @@ from benchmarks.record import Row
 from benchmarks.tuning_ours import point_of, read_course
 from benchmarks.tuning_rivals import Answer, Look, at_random, doubling, full_grid, rules, tpe
 from benchmarks.tuning_settings import SIMULATED_SEED, VERSION, Point, batches, device_rate, grid, place
-from benchmarks.tuning_worlds import MIB, SHORT_BATCH, SHORT_LENGTH, Draw, drawing, small_shm_sample
+from benchmarks.tuning_worlds import (
+    MIB,
+    SHARD_LENGTH,
+    SHARDS,
+    SHORT_BATCH,
+    SHORT_LENGTH,
+    Draw,
+    drawing,
+    small_shm_sample,
+)
 from loadtune.advice.axes import worker_ladder
 from loadtune.advice.budget import divide_budget
 from loadtune.advice.guided import GuidedSearch
@@ -80,7 +89,7 @@ SAMPLES: dict[str, Callable[[Draw], Sample]] = {
 }
 EPOCHS: dict[str, Callable[[Draw], tuple[int, int, float]]] = {
     "short_epoch": lambda draw: (SHORT_LENGTH // SHORT_BATCH, SHORT_BATCH, draw("wait", 0.004, 0.01)),
-    "shards": lambda draw: (12, 64, draw("wait", 0.003, 0.006)),
+    "shards": lambda draw: (SHARDS, SHARD_LENGTH, draw("wait", 0.003, 0.006)),
 }
 """Worlds whose epochs end: parts that are handed out whole, samples in each, seconds of one."""
 
