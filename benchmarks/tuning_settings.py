@@ -56,7 +56,7 @@ LARGEST_FITS = {"in_memory_both": 64}
 SAMPLE_DEVICE_BYTES = 2**20
 """Device memory a sample, where the device has a limit. Only the ratio to the limit counts."""
 
-SHM_BATCHES = 14.1
+SHM_BATCHES = 14.2
 """Batches that the small /dev/shm holds: the 14 of 6 workers (2 each, 2 in hand), and not those of 8."""
 
 PLACES: dict[str, Callable[[Draw], Place]] = {
