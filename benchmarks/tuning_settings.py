@@ -47,7 +47,7 @@ FEEDING_WORKERS = {"small_shm": (4.6, 5.8)}
 
 LINES_S = {
     "network_both": ((0.008, 0.015), (0.0002, 0.0004)),
-    "photographs_both": ((0.015, 0.03), (0.0006, 0.0012)),
+    "photographs_both": ((0.03, 0.05), (0.0012, 0.002)),
     "in_memory_both": ((0.004, 0.01), (0.00005, 0.0001)),
 }
 """Where both axes are free: bounds of a and b in a + b B, seconds of a step at batch size B."""

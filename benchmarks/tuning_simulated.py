@@ -84,7 +84,7 @@ SAMPLES: dict[str, Callable[[Draw], Sample]] = {
     "large_tensors": lambda draw: Sample(burn_s=draw("burn", 0.001, 0.002), size_bytes=draw("size", 1.5, 4) * MIB),
     "in_memory": lambda draw: Sample(burn_s=0.00002, main_s=0.0002, size_bytes=draw("size", 1e4, 5e4)),
     "network_both": lambda draw: Sample(wait_s=draw("wait", 0.003, 0.007)),
-    "photographs_both": lambda draw: Sample(burn_s=DECODE_S_PER_PX * draw("side", 400, 800) ** 2),
+    "photographs_both": lambda draw: Sample(burn_s=DECODE_S_PER_PX * draw("side", 600, 1000) ** 2),
     "in_memory_both": lambda draw: Sample(burn_s=0.00002, main_s=0.0001, size_bytes=draw("size", 1e4, 3e4)),
 }
 EPOCHS: dict[str, Callable[[Draw], tuple[int, int, float]]] = {

@@ -202,7 +202,7 @@ WORLDS: dict[str, Callable[[Draw], Any]] = {
     "shards": lambda draw: Sharded(SHARDS, draw("wait", 0.003, 0.006)),
     "in_memory": lambda draw: Costly(sample_bytes=int(draw("size", 1e4, 5e4))),
     "network_both": lambda draw: Costly(wait_s=draw("wait", 0.003, 0.007)),
-    "photographs_both": lambda draw: Decoded(int(draw("side", 400, 800))),
+    "photographs_both": lambda draw: Decoded(int(draw("side", 600, 1000))),
     "in_memory_both": lambda draw: Costly(sample_bytes=int(draw("size", 1e4, 3e4))),
 }
 """What each name means. The first seven are those on which doubling does fine."""
