@@ -48,7 +48,7 @@ FEEDING_WORKERS = {"small_shm": (4.6, 5.8)}
 
 LINES_S = {
     "network_both": ((0.008, 0.015), (0.0002, 0.0004)),
-    "photographs_both": ((0.015, 0.03), (0.0006, 0.0012)),
+    "photographs_both": ((0.03, 0.05), (0.0012, 0.002)),
     "in_memory_both": ((0.004, 0.01), (0.00005, 0.0001)),
 }
 """Where both axes are free: bounds of a and b in a + b B, seconds of a step at batch size B."""
@@ -57,8 +57,8 @@ LARGEST_FITS = {"in_memory_both": 64}
 SAMPLE_DEVICE_BYTES = 2**20
 """Device memory a sample, where the device has a limit. Only the ratio to the limit counts."""
 
-SHM_BATCHES = 15.2
-"""Batches that the small /dev/shm holds: the 14 of 6 workers (2 each, 2 in hand), and not the 18 of 8."""
+SHM_BATCHES = 14.2
+"""Batches that the small /dev/shm holds: the 14 of 6 workers (2 each, 2 in hand), and not those of 8."""
 
 PLACES: dict[str, Callable[[Draw], Place]] = {
     "held_memory": lambda draw: Place(memory_bytes=int(draw("limit", 4.2, 5.2) * 1024) * MIB),

@@ -15,7 +15,16 @@ from benchmarks.record import Row
 from benchmarks.tuning_ours import point_of, read_course
 from benchmarks.tuning_rivals import Answer, Look, at_random, doubling, full_grid, rules, tpe
 from benchmarks.tuning_settings import SIMULATED_SEED, VERSION, Point, batches, device_rate, grid, place
-from benchmarks.tuning_worlds import MIB, SHORT_BATCH, SHORT_LENGTH, Draw, drawing, small_shm_sample
+from benchmarks.tuning_worlds import (
+    MIB,
+    SHARD_LENGTH,
+    SHARDS,
+    SHORT_BATCH,
+    SHORT_LENGTH,
+    Draw,
+    drawing,
+    small_shm_sample,
+)
 from loadtune.advice.axes import worker_ladder
 from loadtune.advice.budget import divide_budget
 from loadtune.advice.guided import GuidedSearch
@@ -75,12 +84,12 @@ SAMPLES: dict[str, Callable[[Draw], Sample]] = {
     "large_tensors": lambda draw: Sample(burn_s=draw("burn", 0.001, 0.002), size_bytes=draw("size", 1.5, 4) * MIB),
     "in_memory": lambda draw: Sample(burn_s=0.00002, main_s=0.0002, size_bytes=draw("size", 1e4, 5e4)),
     "network_both": lambda draw: Sample(wait_s=draw("wait", 0.003, 0.007)),
-    "photographs_both": lambda draw: Sample(burn_s=DECODE_S_PER_PX * draw("side", 400, 800) ** 2),
+    "photographs_both": lambda draw: Sample(burn_s=DECODE_S_PER_PX * draw("side", 600, 1000) ** 2),
     "in_memory_both": lambda draw: Sample(burn_s=0.00002, main_s=0.0001, size_bytes=draw("size", 1e4, 3e4)),
 }
 EPOCHS: dict[str, Callable[[Draw], tuple[int, int, float]]] = {
     "short_epoch": lambda draw: (SHORT_LENGTH // SHORT_BATCH, SHORT_BATCH, draw("wait", 0.004, 0.01)),
-    "shards": lambda draw: (12, 64, draw("wait", 0.003, 0.006)),
+    "shards": lambda draw: (SHARDS, SHARD_LENGTH, draw("wait", 0.003, 0.006)),
 }
 """Worlds whose epochs end: parts that are handed out whole, samples in each, seconds of one."""
 

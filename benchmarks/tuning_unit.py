@@ -257,7 +257,7 @@ class Bench:
         duel = None if shares_limit else self._alive(specs, self._pacing.far_duel_s if far else self._pacing.duel_s)
         if duel is None or len(duel.pairs) < ABBA_PAIRS_MIN:
             pairs = ABBA_PAIRS_MIN if far else DUEL_PAIRS_MIN
-            limit_s = time.monotonic() + (self._pacing.duel_s if far else 2 * self._pacing.duel_s)
+            limit_s = time.monotonic() + 2 * self._pacing.duel_s
             duel = hold_abba(self._runner, specs[0], specs[1], pairs, limit_s, lambda done, planned: None)
         fields: Row = {"num_workers": point[0], "batch_size": point[1], "against": best, "method": duel.method}
         if len(duel.pairs) < 2:

@@ -22,6 +22,9 @@ LENGTH = 8192
 """Samples of an epoch: it does not end within a measurement."""
 SHORT_LENGTH, SHORT_BATCH = 192, 16
 """Of the short epoch: twelve batches, as of a small data set."""
+SHARDS, SHARD_LENGTH = 12, 32
+"""An epoch over all shards takes a fraction of a second, so that a slice of a duel holds several of them: what sharding
+costs shows at an epoch's end."""
 MIB = 2**20
 
 
@@ -139,7 +142,7 @@ class Sharded(IterableDataset[Tensor]):
         info = get_worker_info()
         first, step = (0, 1) if info is None else (info.id, info.num_workers)
         for _ in range(first, self._shards, step):
-            for _ in range(64):
+            for _ in range(SHARD_LENGTH):
                 time.sleep(self._wait_s)
                 yield torch.zeros(1024)
 
@@ -196,10 +199,10 @@ WORLDS: dict[str, Callable[[Draw], Any]] = {
         burn_s=draw("burn", 0.001, 0.002), sample_bytes=int(draw("size", 1.5, 4) * MIB)
     ),
     "short_epoch": lambda draw: Short(draw("wait", 0.004, 0.01)),
-    "shards": lambda draw: Sharded(12, draw("wait", 0.003, 0.006)),
+    "shards": lambda draw: Sharded(SHARDS, draw("wait", 0.003, 0.006)),
     "in_memory": lambda draw: Costly(sample_bytes=int(draw("size", 1e4, 5e4))),
     "network_both": lambda draw: Costly(wait_s=draw("wait", 0.003, 0.007)),
-    "photographs_both": lambda draw: Decoded(int(draw("side", 400, 800))),
+    "photographs_both": lambda draw: Decoded(int(draw("side", 600, 1000))),
     "in_memory_both": lambda draw: Costly(sample_bytes=int(draw("size", 1e4, 3e4))),
 }
 """What each name means. The first seven are those on which doubling does fine."""

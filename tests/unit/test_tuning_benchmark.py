@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import tuning, tuning_unit, tuning_worlds
-from benchmarks.tuning_ours import point_of, read_course
+from benchmarks.tuning_ours import point_of, read_answer, read_course
 from benchmarks.tuning_picture import draw
 from benchmarks.tuning_places import Place, PlaceError, entered, lacking
 from benchmarks.tuning_rivals import at_random, doubling, full_grid, rules, tpe, trial_count
@@ -505,6 +505,30 @@ def test_the_course_is_what_would_have_been_recommended():
     assert [point for _, point in course] == [(2, BATCH), (8, BATCH), (4, BATCH)]
     assert [when for when, _ in course] == [4.0, 8.0, 12.0]
     assert course[-1][1] == point_of(choose(runner.results, baseline).settings)
+
+
+@pytest.mark.parametrize(
+    ("recommended", "point", "seconds"),
+    [((8, BATCH), (8, BATCH), 8.0), ((2, BATCH), (2, BATCH), 28.0), ((8, 2 * BATCH), (8, 2 * BATCH), 28.0)],
+    ids=["the duel confirms it", "the duel overturns it", "a larger batch that the course did not have"],
+)
+def test_an_answer_that_the_duel_changed_came_with_the_duel(recommended, point, seconds):
+    runner = FakeRunner(lambda settings: 100.0 * min(settings.num_workers, 8), noise_sd=0.0001)
+    baseline = Settings(num_workers=2, batch_size=BATCH)
+    for workers in (2, 8):
+        runner.run(Leg(settings=Settings(num_workers=workers, batch_size=BATCH), role="grid"))
+    workers, batch = recommended
+    settings = Settings(num_workers=workers, batch_size=batch)
+    larger = (SimpleNamespace(kind="larger batch", settings=settings),) if batch > BATCH else ()
+    report = SimpleNamespace(
+        request=SimpleNamespace(baseline=baseline),
+        trials=tuple(runner.results),
+        duels=(SimpleNamespace(seconds_spent=20.0),),
+        recommendation=SimpleNamespace(settings=baseline if larger else settings, alternatives=larger),
+    )
+    answer = read_answer(report)
+    assert (answer.point, answer.seconds) == (point, seconds)
+    assert answer.at(99.0) == point
 
 
 # Simulation -----------------------------------------------------------------------------------------------------------
