@@ -126,8 +126,8 @@ def open_shared(path: Path, *, force: bool) -> None:
     Raises:
         OutputError: It is there already, or its folder cannot be written.
     """
-    if path.exists() and not force:
-        raise OutputError(f"{path} exists", "choose another name, or overwrite it with --force")
+    if path.is_dir() or (path.exists() and not force):
+        raise OutputError(f"{path} exists", "choose another name, or overwrite a file with --force")
     _try_folder(path.parent, path)
 
 

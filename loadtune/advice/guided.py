@@ -142,7 +142,7 @@ class GuidedSearch:
         if self._is_fed:
             self._ledger.note(
                 f"Your setting reaches {self._reached(own):.0%} of what the device does alone, copies counted in: the "
-                "loader is not the limit, and more workers were not tried."
+                f"loader is not the limit, and more workers were not tried at batch_size={own}."
             )
         if not self._is_fed or self._baseline.num_workers > 1 or self._larger:
             alone = with_axes(self._baseline, 1, own)
@@ -150,8 +150,8 @@ class GuidedSearch:
         while (point := self._next_point(own)) is not None:
             yield Leg(settings=point, role="grid", measure_s=CLIMB_S)
         yield from self._grow_batch()
-        yield from self._climb_again()
         yield from self._race()
+        yield from self._climb_again()
 
     # The climb ------------------------------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ class GuidedSearch:
     ) -> tuple[int] | None:
         """The cheapest setting that the model expects to do as well as any, if that is more than was seen."""
         count = self.expectations.cheapest(self._ladder, batch_size)
-        if count is None or count not in open_counts or self._is_fed:
+        if count is None or count not in open_counts or self._is_reached(batch_size):
             return None
         gains = (self.expectations.rate_per_s(count, batch_size) or 0.0) > GAIN_RATIO * rates[best]
         return (count,) if gains else None

@@ -164,7 +164,7 @@ def _reasons(screening: Screening, chosen: Settings, best: Settings) -> tuple[st
             f"(num_workers={best.num_workers}), surely {low:.3f}, and is the cheapest that does."
         )
     if rounds == 1:
-        reasons.append("There was time for one round only: ties were judged by the windows' spread, not an interval.")
+        reasons.append("Each setting was looked at once: ties were judged by the windows' spread, not an interval.")
     return tuple(reasons)
 
 

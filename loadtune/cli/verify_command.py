@@ -76,13 +76,18 @@ def verify(
         command=("loadtune", *sys.argv[1:]),
         began_s=process_start_s(),
     )
+    from loadtune.errors import UsageError
+    from loadtune.options import check
     from loadtune.outputs import identify, open_shared
     from loadtune.records.verification import Outcome
     from loadtune.render.issue import render_issue
     from loadtune.render.saved import replace_file
     from loadtune.verifying.verify import verify as run
 
+    check(options)
     if share is not None:
+        if share.suffix not in {".md", ".txt"}:
+            raise UsageError(f"--share {share} is a text for an issue", "name it with .md, such as issue.md")
         open_shared(share, force=force)
     work = partial(run, is_quick=quick, has_budget=budget is not None)
     try:

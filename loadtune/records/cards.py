@@ -101,7 +101,7 @@ CARDS = (
 PUBLISHED: dict[bool, tuple[str, float, float]] = {True: ("A100 80GB", 2470.0, 938.0), False: ("V100", 1200.0, 367.0)}
 """By whether a card has bfloat16: the reference card, and its images a second in half and in single precision."""
 
-OTHER_CARDS = frozenset({"laptop", "max", "mig", "ti", "super"})
+OTHER_CARDS = frozenset({"laptop", "max", "mig", "ti", "super", "nvl", "d"})
 """Words with which a name means another card than the one it seems to."""
 MAKERS_WORDS = frozenset({"nvidia", "geforce", "rtx", "tesla", "gpu"})
 """Words that tell no card from another."""

@@ -132,7 +132,10 @@ class Measurement(Record, frozen=True, kw_only=True):
     copy_s: Annotated[float | None, Meta(description="Median time of a batch's copy to the device.")] = None
     launch_cpu_s: Annotated[
         float | None,
-        Meta(description="CPU seconds of the host to copy and queue one step: the least of all, not held up."),
+        Meta(
+            description="CPU seconds of the loop's thread to copy and queue one step: the least of all, not held up. On "
+            "CUDA autograd launches the backward pass from a thread of its own, which is not in."
+        ),
     ] = None
     stall_ratio: Annotated[
         float | None, Meta(description="Share of time the device waited for data: 4.2 in the method notes.")

@@ -7,6 +7,7 @@ import msgspec
 from loadtune.records.verification import Verification
 from loadtune.render.checks import compose_verdict
 from loadtune.render.redaction import Identity, redact
+from loadtune.render.saved import encode_report
 from loadtune.render.verification import verification_lines
 from loadtune.render.words import one_line
 
@@ -19,13 +20,13 @@ LEFT_OUT = "(left out: too long for an issue)"
 def render_issue(verification: Verification, identity: Identity) -> str:
     """Return a verification as Markdown, without what tells whose machine it was.
 
-    The data set is named by the last part of its path; the command, the names of files that were passed over, the raw
-    trials and the duels' pairs are left out.
+    Of every path the last part is left; the command, the files of the data set, GPUs' serial numbers, the raw trials and
+    the duels' pairs are left out.
     """
     shown = redact(_without_evidence(verification), identity)
     told = "\n".join(verification_lines(shown, WIDTH))
     machine = "\n".join(_machine_lines(shown))
-    record = msgspec.json.format(msgspec.json.encode(shown), indent=1).decode()
+    record = encode_report(shown).decode()
     head = f"### loadtune verify: {one_line(compose_verdict(shown))}\n\n{_fenced(machine)}\n"
     body = head + _fenced(told) + "\n"
     details = f"<details><summary>Record</summary>\n\n{_fenced(record, 'json')}\n</details>\n"
@@ -38,14 +39,30 @@ def render_issue(verification: Verification, identity: Identity) -> str:
 
 
 def _without_evidence(verification: Verification) -> Verification:
-    name = verification.request.dataset.rstrip("/").rpartition("/")[2]
-    dataset = verification.dataset
-    return msgspec.structs.replace(
+    asked, dataset, found = verification.request, verification.dataset, verification.environment
+    folder = asked.dataset.rstrip("/").rpartition("/")[0]
+    work = asked.workload
+    work = msgspec.structs.replace(
+        work,
+        dataset_target=_last_part(work.dataset_target),
+        model_target=_last_part(work.model_target),
+        train_step_target=_last_part(work.train_step_target),
+        stored=None,
+    )
+    gpus = tuple(msgspec.structs.replace(gpu, uuid="", mig_uuids=()) for gpu in found.gpus)
+    name = _last_part(asked.dataset) or "data"
+    slim = msgspec.structs.replace(
         verification,
-        request=msgspec.structs.replace(verification.request, dataset=name or "data", command=()),
-        dataset=None if dataset is None else msgspec.structs.replace(dataset, source=name or "data", left_out=()),
+        request=msgspec.structs.replace(asked, dataset=name, command=(), workload=work),
+        environment=msgspec.structs.replace(found, gpus=gpus),
+        dataset=None if dataset is None else msgspec.structs.replace(dataset, source=name, left_out=()),
         checks=tuple(msgspec.structs.replace(check, duels=(), trials=()) for check in verification.checks),
     )
+    return redact(slim, Identity(home=folder, user="", host="")) if folder else slim
+
+
+def _last_part(path: str | None) -> str | None:
+    return None if path is None else path.rstrip("/").rpartition("/")[2]
 
 
 def _machine_lines(verification: Verification) -> list[str]:

@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import msgspec
+
 from loadtune import options as asked
 from loadtune.advice.search import Leg
 from loadtune.engine.launcher import Launcher
@@ -128,6 +130,7 @@ def verify(
         run = prepare(options, launcher, nvml, _NoReport(), progress, began_s, stack)
         if run.plan.device.kind == "cuda" and not has_budget:
             run.options = replace(run.options, budget_s=CUDA_QUICK_S if is_quick else CUDA_WHOLE_S)
+            run.request = msgspec.structs.replace(run.request, budget_s=run.options.budget_s)
         ledger = _Ledger(run, is_quick, [])
         status: Status = "complete"
         try:
@@ -180,11 +183,11 @@ def check_quiet(bench: Bench, checks: Sequence[Check]) -> Check:
     foreign = max(bench.foreign_cores, default=None)
     steal = max(bench.steal_ratios, default=None)
     figures = (
-        Figure(quantity="foreign cores, the worst duel", value=foreign, unit="cores", reason=_why(foreign)),
+        Figure(quantity="foreign cores, the worst check", value=foreign, unit="cores", reason=_why(foreign)),
         Figure(quantity="stolen CPU time, the worst check", value=steal, unit="ratio", reason=_why(steal)),
     )
     words = [
-        "foreign load not read" if foreign is None else f"others used {foreign:.2f} cores in the worst duel",
+        "foreign load not read" if foreign is None else f"others used {foreign:.2f} cores in the worst check",
         "steal not read" if steal is None else f"the hypervisor took {100 * steal:.1f} % in the worst check",
     ]
     problems = []

@@ -67,8 +67,14 @@ def do_nothing(batch: Any) -> None:
     del batch
 
 
+DEVICE_BYTES = 4 << 30
+"""Device memory that the growing network may take: others on the same card go on, as they would not if it were full."""
+
+
 def outgrow_device(batch: Tensor) -> None:
-    """Train on a batch that cannot fit: each layer keeps a GiB more for its backward pass, until there is none left."""
+    """Train a network that cannot fit: each layer keeps a GiB more for its backward pass, until there is none left."""
+    total_bytes = torch.cuda.get_device_properties(batch.device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, DEVICE_BYTES / total_bytes), batch.device)
     layer = torch.nn.Conv2d(64, 64, 3, padding=1, device=batch.device)
     images = torch.zeros(16, 64, 512, 512, device=batch.device)
     while True:

@@ -5,6 +5,7 @@ import pytest
 
 from loadtune.errors import OutputError
 from loadtune.outputs import open_shared
+from loadtune.records.resources import GpuInfo
 from loadtune.render.issue import ISSUE_MAX_CHARS, LEFT_OUT, render_issue
 from loadtune.render.redaction import Identity
 from tests import verifications
@@ -45,6 +46,35 @@ def test_nothing_tells_whose_machine_it_was():
         assert secret not in text
     assert "in ~/x on [host] by [user]" in text
     assert "street" in text
+
+
+def test_paths_of_the_user_s_code_and_data_go_too():
+    """Targets by their last part; the data's folder nowhere, not even in a warning; no serial number of a GPU."""
+    found = verifications.holds()
+    folder = "/mnt/acme-corp/customers"
+    asked = found.request
+    workload = msgspec.structs.replace(
+        asked.workload,
+        dataset_target=f"{folder}/train.py:make",
+        model_target="/opt/acme-corp/net.py:make",
+        train_step_target="/opt/acme-corp/step.py:make",
+    )
+    asked = msgspec.structs.replace(asked, dataset=f"{folder}/train.py:make", workload=workload)
+    gpu = GpuInfo(uuid="GPU-1234", name="H100", memory_bytes=None, driver="580", mig_uuids=("MIG-5678",))
+    machine = msgspec.structs.replace(found.environment, gpus=(gpu,))
+    warned = (f"{folder}/a.jpg is broken\nhint: mend {folder}/a.jpg",)
+    text = render_issue(
+        msgspec.structs.replace(found, request=asked, environment=machine, warnings=warned), Identity("", "", "")
+    )
+    for secret in ("acme-corp", "customers", "GPU-1234", "MIG-5678"):
+        assert secret not in text
+    for kept in ("train.py:make", "net.py:make", "a.jpg is broken", "H100, driver 580"):
+        assert kept in text
+
+
+def test_a_name_that_is_not_utf_8_is_told_all_the_same():
+    """As in the other files: in letters."""
+    assert "### loadtune verify" in render_issue(verifications.hostile(), ME)
 
 
 @pytest.mark.parametrize("runs", [1, 3, 7])

@@ -8,10 +8,10 @@ import pytest
 from loadtune.monitor.nvml import Nvml
 from loadtune.records.resources import GpuState
 from loadtune.records.settings import Settings
-from loadtune.records.verification import Outcome
+from loadtune.records.verification import Figure, Outcome
 from loadtune.verifying.bench import Bench
 from loadtune.verifying.driver import check_clocks, check_sampling
-from loadtune.verifying.replaying import find_cells
+from loadtune.verifying.replaying import find_cells, judge_cells
 from tests.examples import complete, settings
 from tests.fake_driver import NOW_S, UUID, Clock, FakeDriver, make_reader, us
 
@@ -112,6 +112,34 @@ def test_windows_of_a_replay_have_no_clock_to_be_known():
     """Its trials run on no GPU; only those that do are looked at."""
     check = check_clocks(bench(trials=[trial(1980, 1980, 1980), trial(uuid=None)]))
     assert (check.outcome, check.measured) == (Outcome.HOLDS, "3 of 3 windows known, 1980 to 1980 MHz")
+
+
+def cell(*looks):
+    """The figure of a cell after one look or two."""
+    bounds = {"low": min(looks), "high": max(looks)} if len(looks) > 1 else {}
+    return Figure(quantity="a cell", value=(looks[0] * looks[-1]) ** 0.5, unit="x", **bounds)
+
+
+@pytest.mark.parametrize(
+    ("cells", "problem", "is_disturbed", "outcome", "told"),
+    [
+        ([cell(1.0), cell(0.96)], "", False, Outcome.HOLDS, ""),
+        ([cell(1.0), cell(1.2, 1.21)], "", False, Outcome.FAILS, "both looks at 1 of 2"),
+        ([cell(1.0), cell(0.8, 0.9)], "time", False, Outcome.FAILS, "time"),
+        ([cell(1.0), cell(1.2, 1.21)], "", True, Outcome.UNKNOWN, "others used the processors"),
+        ([cell(1.0), cell(1.3, 0.98)], "", False, Outcome.UNKNOWN, "not in two looks"),
+        ([cell(1.06, 0.97)], "", False, Outcome.HOLDS, ""),
+        ([cell(1.2)], "", False, Outcome.UNKNOWN, "not in two looks"),
+        ([cell(1.0)], "there was time for 1 of 6", False, Outcome.UNKNOWN, "1 of 6"),
+        ([], "it could not be recorded", False, Outcome.UNKNOWN, "recorded"),
+    ],
+)
+def test_a_replay_fails_only_by_a_cell_that_is_off_twice(cells, problem, is_disturbed, outcome, told):
+    """Trials of one setting differ by some per cent, so that one look proves nothing."""
+    found, reason = judge_cells(cells, problem, is_disturbed=is_disturbed)
+    assert found is outcome
+    assert told in (reason or "")
+    assert (reason is None) == (outcome is Outcome.HOLDS)
 
 
 @pytest.mark.parametrize(("workers", "batch_size"), [(0, 1), (1, 2), (2, 8), (3, 16), (16, 16), (64, 4)])
