@@ -207,6 +207,8 @@ class Bench:
             return row
         row["findings"] = read_findings(report)
         trial = end_to_end(report)
+        if trial is None and not row["findings"]:
+            return row | {"is_void": True}  # the machine was too busy for one trial within the budget
         row["utilisation"] = read_utilisation(trial)
         foreign = [] if recipe.neighbours else [foreign_cores(each) for each in report.trials]
         self._compare(unit, recipe, healthy, trial, row, foreign)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from benchmarks.diagnosis_faults import LONG_EVERY, SLOW_EVERY, Recipe, Strength, make
+from benchmarks.diagnosis_faults import BATCH, LONG_EVERY, SLOW_EVERY, Recipe, Strength, make
 
 FILE = Path(tempfile.gettempdir()) / "loadtune-diagnosis.bin"
 """Random bytes that cold reads go through. On a file system in memory nothing is ever cold: `diagnosis` looks."""
@@ -34,7 +34,8 @@ class Cost:
         self._pickled = bytearray(recipe.pickled_bytes)
         # A list of objects is what makes every reader write: their reference counts lie beside them.
         self._held = list(range(10**6, 10**6 + recipe.held_objects))
-        self._boxes = [[number + 0.1, 0.2, 0.3, 0.4] for number in range(recipe.boxes)]
+        # As many sets as the largest batch has samples: pickle writes a list that it has met as a mere reference.
+        self._boxes = [[[0.1, 0.2, 0.3, 0.4] for _ in range(recipe.boxes)] for _ in range(4 * BATCH)]
         self._made = 0
         self._file: int | None = None
 
@@ -56,8 +57,7 @@ class Cost:
         burn(recipe.burn_s)
         content = torch.full((max(8, recipe.sample_bytes),), number % 251, dtype=torch.uint8)
         content[:8] = torch.tensor(list(number.to_bytes(8, "little")), dtype=torch.uint8)
-        # Lists of their own, since pickle writes one that it has met as a reference.
-        return (content, [list(box) for box in self._boxes]) if recipe.boxes else content
+        return (content, self._boxes[self._made % len(self._boxes)]) if recipe.boxes else content
 
     def _unevenness(self) -> float:
         """Return how much longer this batch takes; over `LONG_EVERY` batches of a worker the mean is 1."""
