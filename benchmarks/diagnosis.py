@@ -68,8 +68,9 @@ OTHER_SEEDS = 3
 """Of each ten seeds, those whose immaterial and absent strengths are run too: 60 controls of each at 20 faults."""
 PAIR_SEEDS = 5
 QUICK = ("wait_per_read", "cpu_burn", "launch", "copy", "pinned")
+QUICK_LIMIT_S = 600.0
 UNIT_COST_S = 60.0
-"""Seconds that a unit may take, for --limit; with spawn twice as many."""
+"""Seconds that a unit may take, for --limit; with spawn, or void at first, twice as many."""
 FOREIGN_MAX_CORES = 0.1
 """Above it a unit is void: on two cores it moves a rate by several per cent, which is what immaterial means."""
 TRIES = 3
@@ -106,7 +107,7 @@ def main() -> None:
     parser.add_argument("--anew", action="store_true", help="measure again what was measured with other rules")
     parser.add_argument("--show", action="store_true", help="measure nothing")
     asked = parser.parse_args()
-    ends_s = time.monotonic() + asked.limit
+    ends_s = time.monotonic() + (min(asked.limit, QUICK_LIMIT_S) if asked.quick else asked.limit)
     record = load("diagnosis")
     digest = digest_rules()
     missing = [] if asked.show else find_missing(record, choose_units(asked), digest, anew=asked.anew)

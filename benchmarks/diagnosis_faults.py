@@ -78,7 +78,7 @@ class Recipe:
     read_bytes: int = 0
     is_cold: bool = False
     sines: int = 0
-    sine_numbers: int = 1 << 16
+    sine_numbers: int = 1 << 18
     threads: int | None = None
     is_pinned: bool = False
     length: int = LENGTH
@@ -97,11 +97,6 @@ class Recipe:
     neighbours: int = 0
     quota_cores: float | None = None
     shm_bytes: int | None = None
-
-    @property
-    def cpu_s(self) -> float:
-        """CPU that a batch of `BATCH` takes, in workers and host."""
-        return BATCH * self.burn_s + self.host_s
 
     @property
     def useful_ratio(self) -> float:
@@ -184,13 +179,9 @@ def _grow(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
 
 
 def _thread(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
-    """Let each worker use all cores, or many times more; where it is immaterial, for operations too small to divide.
-
-    With as many threads as cores, libgomp's spin for each other; with more they sleep, and lose less.
-    """
-    threads = cores() * (1 if draw("threads", 1, 4) < 2 else 8)
+    """Let each worker use all cores; where it is immaterial, for operations too small to be divided."""
     numbers = recipe.sine_numbers if strength == "material" else SMALL_NUMBERS
-    return replace(recipe, threads=threads, sine_numbers=numbers)
+    return replace(recipe, threads=cores(), sine_numbers=numbers)
 
 
 def _pin(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
@@ -239,7 +230,7 @@ def _spawn(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
 
 
 def _quota(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
-    used = recipe.cpu_s / recipe.device_s
+    used = (BATCH * recipe.burn_s + recipe.host_s) / recipe.device_s
     return replace(recipe, quota_cores=round(used / draw("pressure", 1.4, 2.2), 2) if strength == "material" else 1.5)
 
 
@@ -297,7 +288,8 @@ FAULTS: dict[str, Fault] = {
     "threads": Fault(
         right=("thread-oversubscription",),
         inject=_thread,
-        settle=lambda r, d, s: replace(r, sines=int(d("sines", 16, 22))),
+        settle=lambda r, d, s: replace(r, sines=3, sine_numbers=int(d("numbers", 2**18, 2**19))),
+        budget_s=40.0,
     ),
     "pinned": Fault(right=("pinned-workers",), inject=_pin, settle=_computing(0.65, 0.75)),
     "launch": Fault(right=("launch-bound",), inject=_launch, by_construction=True),

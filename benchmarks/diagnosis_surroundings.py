@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.diagnosis_faults import Recipe
@@ -95,14 +95,15 @@ def _group(cores: float) -> Iterator[Path]:
             (group / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
         yield group / "cgroup.procs"
     finally:
-        for process in (group / "cgroup.procs").read_text().split():
-            (root / "cgroup.procs").write_text(process)
-        _remove(group)
+        _remove(group, root)
 
 
-def _remove(group: Path) -> None:
-    """Remove a group; one whose last process has just left is busy for a moment."""
+def _remove(group: Path, root: Path) -> None:
+    """Move what is left of a group to the root, and remove it: when its last process has left, it is still busy."""
     for _ in range(20):
+        for process in (group / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):  # it ended meanwhile
+                (root / "cgroup.procs").write_text(process)
         try:
             group.rmdir()
         except OSError:

@@ -1,8 +1,5 @@
 """Does the diagnosis benchmark inject what it says, and score what was said as it promises?"""
 
-import math
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -306,4 +303,3 @@ def test_pressure_and_share_leave_a_gap_about_a_tenth():
             loader_s = BATCH * wait.wait_s / wait.num_workers
             assert holds(1 - min(1.0, wait.device_s / loader_s))
             assert holds(1 - copy.device_s / (copy.device_s + copy.copy_s))
-    assert math.isclose(replace(Recipe(), burn_s=0.001, host_s=0.004).cpu_s, 0.02)
