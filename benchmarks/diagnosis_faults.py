@@ -30,7 +30,8 @@ SHARED_BYTES_PER_S = 1.3e9
 BOX_S = 6e-7
 """CPU of the main process to unpickle one box of four numbers, on this machine: the same applies."""
 SMALL_NUMBERS = 1 << 13
-"""Below torch's grain of 2^15, so that one thread does it, however many may be used."""
+SMALL_BYTES = 1024
+"""Below torch's grain of 2^15, also for a stacked batch: one thread does it, however many may be used."""
 SLOW_EVERY = 50
 LONG_EVERY = 8
 """One batch in so many takes long where batches are uneven."""
@@ -127,7 +128,7 @@ class Fault:
     by_construction: bool = False
     loss: Literal["throughput", "memory"] = "throughput"
     strengths: tuple[Strength, ...] = ("material", "immaterial", "absent")
-    budget_s: float = 20.0
+    budget_s: float = 30.0
 
 
 def drawing(seed: int, kind: str) -> Draw:
@@ -288,7 +289,9 @@ FAULTS: dict[str, Fault] = {
     "threads": Fault(
         right=("thread-oversubscription",),
         inject=_thread,
-        settle=lambda r, d, s: replace(r, sines=3, sine_numbers=int(d("numbers", 2**18, 2**19))),
+        settle=lambda r, d, s: replace(
+            r, sines=3, sample_bytes=SMALL_BYTES, sine_numbers=int(d("numbers", 2**18, 2**19))
+        ),
         budget_s=40.0,
     ),
     "pinned": Fault(right=("pinned-workers",), inject=_pin, settle=_computing(0.65, 0.75)),
