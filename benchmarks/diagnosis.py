@@ -33,6 +33,7 @@ import msgspec
 
 from benchmarks.diagnosis_cures import cures
 from benchmarks.diagnosis_faults import FAULTS, PAIRS, Recipe, Strength, base, drawing, make
+from benchmarks.diagnosis_names import name_recipe
 from benchmarks.diagnosis_readings import (
     cost,
     end_to_end,
@@ -48,7 +49,6 @@ from benchmarks.diagnosis_readings import (
 )
 from benchmarks.diagnosis_scores import judge, tabulate
 from benchmarks.diagnosis_surroundings import find_obstacle, surrounded
-from benchmarks.diagnosis_worlds import name_recipe, write_file
 from benchmarks.record import Row, load, now, save
 from loadtune.advice.search import Leg
 from loadtune.engine.launcher import Launcher
@@ -78,8 +78,9 @@ TRIES = 3
 PROBE_LIMIT_S = 180.0
 BUG_EXIT_CODE = 70
 TRIAL_LIMIT_S = 60.0
-TWIN = MeasureOptions(window_min_s=0.7, windows_min=2, measure_s=1.8, warm_up_s=2.0)
-"""Of the twins: their gains are compared at a tenth, which two seconds tell apart."""
+TWIN = MeasureOptions(window_min_s=0.7, windows_min=2, measure_s=1.8)
+"""Of the twins: their gains are compared at a tenth, which two seconds tell apart. The warm-up is the product's own:
+with a shorter one, windows begin while spawned workers still start."""
 RULES = ROOT / "loadtune" / "advice"
 
 
@@ -112,6 +113,8 @@ def main() -> None:
     digest = digest_rules()
     missing = [] if asked.show else find_missing(record, choose_units(asked), digest, anew=asked.anew)
     if missing:
+        from benchmarks.diagnosis_worlds import write_file  # it imports torch, which --show can do without
+
         write_file()
         with Bench(record, digest, asked.keep) as bench:
             for unit in missing:

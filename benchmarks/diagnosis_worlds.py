@@ -1,25 +1,23 @@
 """What does a `Recipe` of `diagnosis_faults` train on? A real DataLoader with real costs, made of torch alone.
 
-Trial processes import this module by name, so it imports nothing of the project but the recipes. A loader is named
-after the fault, its strength and its seed, `pinned__material__103`, so that anybody can probe it again; two faults are
-`pinned__copy__material__103`; any other recipe is `recipe_` and what differs from the defaults, as JSON in hexadecimal.
+Trial processes import this module by name, so it imports nothing of the project but the recipes. Its attributes are
+factories, named as `diagnosis_names` says, so that anybody can probe them: `pinned__material__103`.
 """
 
-import json
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from benchmarks.diagnosis_faults import BATCH, LONG_EVERY, SLOW_EVERY, Recipe, Strength, make
+from benchmarks.diagnosis_faults import BATCH, LONG_EVERY, SLOW_EVERY, Recipe
+from benchmarks.diagnosis_names import parse_name
 
 FILE = Path(tempfile.gettempdir()) / "loadtune-diagnosis.bin"
 """Random bytes that cold reads go through. On a file system in memory nothing is ever cold: `diagnosis` looks."""
@@ -166,28 +164,6 @@ def write_file() -> None:
                 file.write(os.urandom(1 << 20))
             file.flush()
             os.fsync(file.fileno())
-
-
-def name_recipe(recipe: Recipe) -> str:
-    """Return the attribute of this module that builds a recipe."""
-    default = asdict(Recipe())
-    changed = {name: value for name, value in asdict(recipe).items() if value != default[name]}
-    return "recipe_" + json.dumps(changed).encode().hex()
-
-
-def parse_name(name: str) -> Recipe:
-    """Return the recipe that an attribute stands for.
-
-    Raises:
-        AttributeError: There is no such recipe.
-    """
-    try:
-        if name.startswith("recipe_"):
-            return Recipe(**json.loads(bytes.fromhex(name.removeprefix("recipe_"))))
-        *kinds, strength, seed = name.split("__")
-        return make(tuple(kinds), int(seed), cast(Strength, strength))
-    except (ValueError, KeyError, TypeError) as error:
-        raise AttributeError(f"no recipe is called {name!r}") from error
 
 
 def __getattr__(name: str) -> Callable[[], DataLoader[Tensor]]:

@@ -1,11 +1,15 @@
 """Does the diagnosis benchmark inject what it says, and score what was said as it promises?"""
 
+from argparse import Namespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.diagnosis import OTHER_SEEDS, PAIR_SEEDS, QUICK, SEEDS, Unit, choose_units, find_missing
 from benchmarks.diagnosis_cures import BLAMING, CURES, cures
 from benchmarks.diagnosis_faults import BATCH, FAULTS, PAIRS, Recipe, base, make
+from benchmarks.diagnosis_names import name_recipe, parse_name
 from benchmarks.diagnosis_readings import cost, format_baseline, gain, make_profile, make_settings, worth
 from benchmarks.diagnosis_scores import (
     LARGER,
@@ -303,3 +307,40 @@ def test_pressure_and_share_leave_a_gap_about_a_tenth():
             loader_s = BATCH * wait.wait_s / wait.num_workers
             assert holds(1 - min(1.0, wait.device_s / loader_s))
             assert holds(1 - copy.device_s / (copy.device_s + copy.copy_s))
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_name_stands_for_its_recipe(kind):
+    fault = make((kind,), 103, "material")
+    assert parse_name(f"{kind}__material__103") == fault
+    for twin in (fault, base((kind,), 103, "material"), *cures((kind,), fault).values()):
+        assert parse_name(name_recipe(twin)) == twin
+    assert parse_name(Unit((kind, "copy"), 7, "absent").name) == make((kind, "copy"), 7, "absent")
+
+
+@pytest.mark.parametrize("name", ["__path__", "pinned", "pinned__material__x", "other__material__1", "recipe_zz"])
+def test_another_name_is_refused(name):
+    with pytest.raises(AttributeError, match="no recipe"):
+        parse_name(name)
+
+
+def asked(**changes):
+    return Namespace(**{"quick": False, "only": None, "seeds": list(SEEDS), **changes})
+
+
+def test_a_block_has_about_190_material_faults_with_controls_and_pairs():
+    units = choose_units(asked())
+    material = [unit for unit in units if unit.strength == "material"]
+    assert len(set(units)) == len(units)
+    assert len([unit for unit in material if len(unit.kinds) == 1]) == 10 * len(FAULTS) >= 190
+    assert len([unit for unit in material if len(unit.kinds) == 2]) == PAIR_SEEDS * len(PAIRS)
+    assert len([unit for unit in units if unit.strength == "absent"]) == OTHER_SEEDS * (len(FAULTS) - 1)
+    assert {unit.kinds[0] for unit in choose_units(asked(quick=True))} == set(QUICK)
+    assert choose_units(asked(only=["pinned"], seeds=[4])) == [Unit(("pinned",), 4, "material")]
+
+
+def test_what_is_void_is_run_again_and_other_rules_only_anew():
+    units = [Unit(("pinned",), seed, "material") for seed in (1, 2, 3, 4)]
+    rows = [row(("pinned",), seed=1), row(("pinned",), seed=2, is_void=True), row(("pinned",), seed=3, rules="old")]
+    assert find_missing({"rows": rows}, units, "r", anew=False) == [units[1], units[3]]
+    assert find_missing({"rows": rows}, units, "r", anew=True) == units[1:]
