@@ -25,13 +25,13 @@ LENGTH = 8192
 """Samples of an epoch: it does not end within a measurement."""
 STORAGE_BYTES_PER_S = 9e8
 """What this machine's disk reads; elsewhere the strength differs, and the measured cost says so."""
-SHARED_BYTES_PER_S = 1.3e9
+SHARED_BYTES_PER_S = 1.25e9
 """What two workers here make, collate and share, and main maps: the same applies."""
 BOX_S = 6e-7
 """CPU of the main process to unpickle one box of four numbers, on this machine: the same applies."""
-SMALL_NUMBERS = 1 << 13
+SMALL_NUMBERS = 1 << 6
 SMALL_BYTES = 1024
-"""Below torch's grain of 2^15, also for a stacked batch: one thread does it, however many may be used."""
+"""So little that neither torch nor MKL divides it, nor the stacking of a batch: one thread does it."""
 SLOW_EVERY = 50
 LONG_EVERY = 8
 """One batch in so many takes long where batches are uneven."""
