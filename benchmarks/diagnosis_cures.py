@@ -14,7 +14,7 @@ CURES: dict[str, Callable[[Recipe], Recipe]] = {
     "copy-bound": lambda r: replace(r, copy_s=0.0),
     "launch-bound": lambda r: replace(r, batch_size=4 * r.batch_size),
     "main-process-bound": lambda r: replace(r, boxes=0, sample_bytes=min(r.sample_bytes, 4096)),
-    "epoch-boundary": lambda r: replace(r, is_persistent=r.num_workers > 0, length=max(r.length, LENGTH)),
+    "epoch-boundary": lambda r: r if r.length >= LENGTH else replace(r, is_persistent=True, length=LENGTH),
     "slow-start": lambda r: replace(r, is_spawned=False, pickled_bytes=0),
     "shallow-prefetch": lambda r: replace(r, prefetch_factor=16 if r.num_workers else None),
     "thread-oversubscription": lambda r: replace(r, threads=None),

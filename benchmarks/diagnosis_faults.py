@@ -29,8 +29,7 @@ SHARED_BYTES_PER_S = 1.25e9
 """What two workers here make, collate and share, and main maps: the same applies."""
 BOX_S = 6e-7
 """CPU of the main process to unpickle one box of four numbers, on this machine: the same applies."""
-SMALL_NUMBERS = 1 << 6
-SMALL_BYTES = 1024
+SMALL_NUMBERS, SMALL_BYTES = 1 << 6, 1024
 """So little that neither torch nor MKL divides it, nor the stacking of a batch: one thread does it."""
 SLOW_EVERY = 50
 LONG_EVERY = 8
@@ -244,7 +243,8 @@ def _shrink(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
 def _wait_each_step(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
     """Let the host wait for every step: its own work for a batch, hidden before, then adds to the step."""
     part = share(draw, strength)
-    return replace(recipe, run_ahead=1, boxes=int(part / (1 - part) * recipe.device_s / BOX_S / BATCH))
+    boxes = 2.5 * part / (1 - part) * recipe.device_s / BOX_S / BATCH  # few lie in the caches, and cost less
+    return replace(recipe, run_ahead=1, boxes=int(boxes))
 
 
 def _repeat(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:

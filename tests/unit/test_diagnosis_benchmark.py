@@ -76,7 +76,7 @@ def test_some_right_name_has_a_cure_that_changes_the_training(kind):
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_cure_of_the_fault_is_no_cure_of_the_healthy_twin(kind):
     """What removes an injected cause finds nothing to remove without it, but for cures that always change something."""
-    always = {"loader-bound", "jittery-gpu", "cpu-saturated", "launch-bound", "shallow-prefetch", "epoch-boundary"}
+    always = {"loader-bound", "jittery-gpu", "cpu-saturated", "launch-bound", "shallow-prefetch"}
     healthy = base((kind,), 3, "material")
     allowed = always | {"main-process-bound", "thread-oversubscription", "device-bound"}
     assert set(cures((kind,), healthy)) <= allowed
