@@ -28,9 +28,11 @@ demo: $(VENV)/.installed
 	@echo "  reports/demo-cpu/report.html     training on this CPU"
 	@echo "  reports/demo-replay/report.html  a GPU with 0.06 s a step, replayed"
 
-# The tests come last: their summary is what a reader looks for.
+# The tests come last: their summaries are what a reader looks for. Unit tests share the cores; what runs real loaders
+# and measures has the machine for itself.
 test: lint wheel
-	$(BIN)/python -m pytest --doctest-modules tests loadtune
+	$(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules tests/unit loadtune
+	$(BIN)/python -m pytest tests/integration tests/browser
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -48,7 +50,7 @@ wheel: $(VENV)/.installed-dev
 	$(TRY_WHEEL) report ../../tests/golden/report-v1.json --html page.html > answer.txt
 
 unit: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 
 # The environment is made once; it is installed into again where pyproject.toml has changed.
 $(BIN)/pip:
