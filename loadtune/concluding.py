@@ -59,7 +59,7 @@ def conclude(
             baseline=None if baseline is chosen else baseline,
             limits=plan.limits,
             device=plan.device.kind,
-            sample_count=plan.workload.sample_count,
+            sample_count=plan.terms.rank_samples,
             optimizer=plan.workload.optimizer,
             others=tuple(trials),
             gpu=_gpu_of(chosen, gpus),

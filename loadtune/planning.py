@@ -1,7 +1,7 @@
 """What exactly is measured, given what the user said and what machine and data are? Pure: all of it is handed in."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -71,7 +71,6 @@ class Plan:
         alone = with_axes(leg.settings, 0, leg.settings.batch_size)  # the device's ceiling shares no core with workers
         setting = alone if leg.feed == "resident" else leg.settings
         threads = main_threads(setting, self.limits.usable_cores) if self.device.kind == "cpu" else None
-        options = self.measure
         return TrialSpec(
             settings=leg.settings,
             device=self.device,
@@ -83,13 +82,10 @@ class Plan:
             order_seed=order_seed,
             first_sample=first_sample,
             repeat=leg.round,
-            measure=MeasureOptions(
-                window_min_s=min(options.window_min_s, leg.measure_s / options.windows_min),
-                windows_min=options.windows_min,
+            measure=msgspec.structs.replace(
+                self.measure,
+                window_min_s=min(self.measure.window_min_s, leg.measure_s / self.measure.windows_min),
                 measure_s=leg.measure_s,
-                warm_up_s=options.warm_up_s,
-                cap_s=options.cap_s,
-                silence_s=options.silence_s,
             ),
         )
 
@@ -134,6 +130,8 @@ def make_plan(options: ProbeOptions, workload: WorkloadSpec, limits: HostLimits,
     workers = parse_workers(options)
     is_batch_fixed = inspected.fixed_batch_size is not None
     count = inspected.sample_count
+    terms = _make_terms(options, baseline, origin, inspected)
+    epoch = terms.count_epoch(options.base_batch_size or baseline.batch_size)
     return Plan(
         device=device,
         workload=_settle_workload(options, workload, device, inspected),
@@ -146,22 +144,27 @@ def make_plan(options: ProbeOptions, workload: WorkloadSpec, limits: HostLimits,
         measure=_measure_options(options.budget_s),
         limits=limits,
         needs=_needs(options, device, inspected),
-        terms=Terms(
-            baseline=baseline,
-            baseline_origin=origin,
-            optimizer=options.optimizer,
-            base_batch_size=options.base_batch_size,
-            learning_rate=options.learning_rate,
-            sample_count=count,
-            epochs=options.epochs,
-            accumulate=options.accumulate > 1,
-            world_size=options.world_size,
-            noise_scale=options.noise_scale,
-            handed_optimizer=options.handed_optimizer,
-            schedule=parse_schedule(options, baseline.effective_batch_size, count),
-            is_training=options.purpose == "train",
-        ),
-        warnings=(*_warnings(options, device, inspected, own_batch, workload), *warn_of_schedule(options, count)),
+        terms=replace(terms, schedule=parse_schedule(options, baseline.effective_batch_size, epoch)),
+        warnings=(*_warnings(options, device, inspected, own_batch, workload), *warn_of_schedule(options, epoch)),
+    )
+
+
+def _make_terms(options: ProbeOptions, baseline: Settings, origin: str, inspected: Inspected) -> Terms:
+    return Terms(
+        baseline=baseline,
+        baseline_origin=origin,
+        optimizer=options.optimizer,
+        base_batch_size=options.base_batch_size,
+        learning_rate=options.learning_rate,
+        sample_count=inspected.sample_count,
+        is_rank_share=inspected.is_rank_share,
+        drop_last=inspected.drop_last,
+        epochs=options.epochs,
+        accumulate=options.accumulate > 1,
+        world_size=options.world_size,
+        noise_scale=options.noise_scale,
+        handed_optimizer=options.handed_optimizer,
+        is_training=options.purpose == "train",
     )
 
 
@@ -217,8 +220,7 @@ def _workers_max(plan: Plan) -> int:
 def _choose_device(options: ProbeOptions, inspected: Inspected) -> DeviceChoice:
     device = parse_device(options, 1)
     if device is None:
-        has_cuda = inspected.cuda is not None
-        return DeviceChoice(kind="cuda", index=CUDA_INDEX_DEFAULT) if has_cuda else DeviceChoice(kind="cpu")
+        return DeviceChoice(kind="cuda", index=CUDA_INDEX_DEFAULT) if inspected.cuda else DeviceChoice(kind="cpu")
     if device.kind == "cuda" and inspected.cuda is None:
         raise DeviceError(
             f"--device {device.name}: {inspected.cuda_reason}",
@@ -291,8 +293,7 @@ def _settle_workload(
 def _needs(options: ProbeOptions, device: DeviceChoice, inspected: Inspected) -> Needs:
     """Return what a sample and a step take: float32 images and int64 labels unless the data are the user's own."""
     crop_px = options.crop_on(device.kind)
-    trains_deeplab = options.model is None and options.train_step is None and not options.objects
-    on_cpu = device.kind == "cpu" and trains_deeplab
+    on_cpu = device.kind == "cpu" and options.model is None and options.train_step is None and not options.objects
     return Needs(
         device=device.kind,
         sample_bytes=inspected.sample_bytes or crop_px**2 * (3 * 4 + 8),
@@ -329,9 +330,8 @@ def _warnings(
 ) -> Iterator[str]:
     """Yield what a reader must know before any number, each as what and hint."""
     if device.kind == "cpu" and options.crop_px is None:
-        size, batch = options.cpu_crop_px, DEFAULT_BATCH_SIZES["cpu"]
         yield (
-            f"a CPU trains slowly: crops of {size} px and batches of {batch} by default\n"
+            f"a CPU trains slowly: by default crops of {options.cpu_crop_px} px, {DEFAULT_BATCH_SIZES['cpu']} a batch\n"
             f"--crop and --batch-size change that; --step-time SECONDS tunes the loader for a GPU instead"
         )
     count, batch = inspected.sample_count, own_batch

@@ -72,7 +72,8 @@ def state_learning_rate(settings: Settings, terms: Terms) -> LearningRate:
         batch_size=terms.baseline.batch_size if is_own else base,
         accumulation_steps=terms.baseline.accumulation_steps if is_own else 1,
         world_size=terms.world_size,
-        sample_count=terms.sample_count,
+        sample_count=terms.epoch_samples,
+        drop_last=terms.drop_last,
         epochs=terms.epochs,
         noise_scale=terms.noise_scale,
     )

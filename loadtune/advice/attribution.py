@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import stdev
 
-from loadtune.advice.case import Case, StepTimes, resident_trials, step_times, worker_times
+from loadtune.advice.case import Case, StepTimes, late_s, resident_trials, step_times, worker_times
 from loadtune.advice.rules.gpu import device_line
 from loadtune.advice.what_if import compute_what_ifs
 from loadtune.advice.worth import samples_per_batch
@@ -96,11 +96,9 @@ def _split_waiting(trial: TrialResult, times: StepTimes, parts: _Parts, notes: l
     measured, workers = trial.measurement, worker_times(trial)
     if measured is None or times.stall_s <= 0:
         return
-    batches = sum(window.batches for window in measured.windows)
-    waited_s = sum(window.data_wait_s for window in measured.windows) / batches
-    late_s = max(0.0, times.stall_s - waited_s) if trial.settings.num_workers and waited_s > 0 else 0.0
-    parts.add("launching", late_s, "the device idle while the host had its batch")
-    left_s = times.stall_s - late_s
+    host_s = late_s(trial, times)
+    parts.add("launching", host_s, "the device idle while the host had its batch")
+    left_s = times.stall_s - host_s
     if workers is None or workers.delayed_s_per_sample is None or workers.blocked_s_per_sample is None:
         notes.append("What the workers did with their time is not known: the waiting is not split.")
         parts.add("waiting", left_s, "the device idle until a batch came")

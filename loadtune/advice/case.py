@@ -134,6 +134,22 @@ def step_times(trial: TrialResult) -> StepTimes | None:
     return StepTimes(stall_s=stall_s, gap_s=idle_s - stall_s, copy_s=copy_s, compute_s=compute_s)
 
 
+def late_s(trial: TrialResult, times: StepTimes) -> float:
+    """Return the seconds a batch that the device waits while the host has its batch: neither loader nor launch gap.
+
+    0 without workers, where the host itself is the loader, and where its waiting was not measured.
+    """
+    waited_s = data_wait_s(trial)
+    return max(0.0, times.stall_s - waited_s) if trial.settings.num_workers and waited_s > 0 else 0.0
+
+
+def data_wait_s(trial: TrialResult) -> float:
+    """Return the mean seconds a batch that the host was blocked in next(iterator); 0 where not measured."""
+    windows = () if trial.measurement is None else trial.measurement.windows
+    batches = sum(window.batches for window in windows)
+    return sum(window.data_wait_s for window in windows) / batches if batches else 0.0
+
+
 def worker_times(trial: TrialResult) -> WorkerTimes | None:
     """Return where a worker's time went; None where single samples could not be timed."""
     cost = None if trial.measurement is None else trial.measurement.worker

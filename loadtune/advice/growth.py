@@ -5,6 +5,7 @@ A rule like those of `rules`: a case in, a finding or None out.
 
 from loadtune.advice.case import Case
 from loadtune.records.report import Evidence, Finding
+from loadtune.records.settings import Settings
 from loadtune.schedule.batch_growth import BatchGrowth, NoiseScaleEstimate
 from loadtune.schedule.rescale import rescale_learning_rate
 from loadtune.schedule.rules import samples_ratio
@@ -60,6 +61,27 @@ def is_exhausted(case: Case) -> bool:
     told = case.noise_scale
     growth = None if told is None or told.is_at_least else told.growth(_base(case))
     return growth is not None and growth.batch_size <= _base(case)
+
+
+def ask_for_twice(case: Case, settings: Settings) -> str | None:
+    """Return what to ask for where a step's micro-batch should be twice as large; None where a larger batch is no gain.
+
+    With an even number of accumulation steps the optimizer's batch, and so its rate, can stay as it is.
+
+    Args:
+        case: The optimizer, the noise scale, and the ranks that train.
+        settings: Of the micro-batch that is too small.
+    """
+    asked = f"Try batch_size={2 * settings.batch_size}"
+    if settings.accumulation_steps % 2 == 0:
+        return f"{asked} with accumulation_steps={settings.accumulation_steps // 2} and the same learning rate"
+    if is_exhausted(case):
+        return None
+    own, twice = settings.effective_batch_size, 2 * settings.effective_batch_size
+    told = rescale_learning_rate(case.optimizer, own, twice, noise_scale=case.noise_scale, world_size=case.world_size)
+    least = pays_from(case, twice)
+    condition = "" if least is None else f"; by the noise scale it pays from {least:.2f} times the samples/s on"
+    return f"{asked} with {told.factor:.3g} times the learning rate{condition}"
 
 
 def _base(case: Case) -> int:

@@ -88,9 +88,10 @@ PAGES = (
         "The workers mostly wait for reads. Misses of the page cache tell a cold cache on this machine's disk; few "
         "misses and blocked workers mean a network file system, a service, or a wait in the data set's code.",
         "Share of bytes that storage delivered (/proc/<pid>/io), and of a worker's time off the cores (schedstat).",
-        (limits.STALL, limits.MISS, limits.BLOCKED),
+        (limits.STALL, limits.MISS, limits.BLOCKED, limits.SATURATED),
         f"{UNIT} {LIVE}.",
-        "Network and overlay file systems count no misses; then blocked workers alone decide.",
+        "Network and overlay file systems count no misses; then blocked workers alone decide. Silent where the cores "
+        "are used up: a thread that waits for others of its process looks blocked too.",
     ),
     Page(
         "slow-samples",
@@ -113,7 +114,8 @@ PAGES = (
     Page(
         "launch-bound",
         "A step has a cost that does not grow with the batch: launches, the optimizer, Python. A batch twice as large "
-        "wins at most half of it, a sample.",
+        "wins at most half of it, a sample. torch.compile(mode='reduce-overhead') may win all of the launches, and is "
+        "what is left where the noise scale says that a larger batch is no gain.",
         "a / (a + b B) of the device alone at two batch sizes; with one size, the host's CPU time to queue a step by "
         "the step's time.",
         (limits.FIXED_COST, limits.LAUNCH),
@@ -185,9 +187,10 @@ PAGES = (
     ),
     Page(
         "cpu-quota",
-        "The control group has a CPU quota, and its processes use it up and must wait for the next period.",
+        "The control group has a CPU quota, and its processes use it up and must wait for the next period. It is most "
+        "of a stall only where the share of such periods is half of the stall or more; else it ranks behind.",
         "nr_throttled by nr_periods of the tightest quota, in cpu.stat, while measuring.",
-        (limits.QUOTA,),
+        (limits.QUOTA, limits.STALL),
         f"{UNIT} Recorded files of both cgroup versions.",
         "Not collected without a quota, or where the group counts no periods.",
     ),
@@ -229,7 +232,7 @@ PAGES = (
     Page(
         "synchronising-step",
         "The training step waits for the device itself (.item(), .cpu(), print of a tensor): the host cannot queue "
-        "ahead, and the device pauses between the steps.",
+        "ahead, and the device pauses between the steps. Pauses in which the host waited for a batch are the loader's.",
         "One warm step under torch's own debug mode, which warns of each wait; the device's idle time in the loop.",
         (limits.STALL,),
         f"{UNIT} The counting is tested against scripted warnings. On a real GPU it has not been validated.",
@@ -255,7 +258,8 @@ PAGES = (
     ),
     Page(
         "swap",
-        "The machine read pages back from swap: what was swapped out is waited for.",
+        "The machine read pages back from swap: what was swapped out is waited for. It is most of a stall only where "
+        "that many pages, read one by one from a disk, can have taken half of it; else it ranks behind.",
         "pswpin of /proc/vmstat over the trial, of the whole machine.",
         (limits.SWAPPED, limits.STALL),
         UNIT,

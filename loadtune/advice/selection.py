@@ -95,8 +95,8 @@ def recommend(
         alternatives=alternatives,
         reasons=tuple(dict.fromkeys((*choice.reasons, *reason, *refused))),
         hours_saved=hours_saved,
-        hours_saved_basis=None if hours_saved is None else f"{terms.epochs} epochs of {terms.sample_count} samples",
-        epoch_rate_per_s=_epoch_rate_per_s(screening, settings, rate, terms.sample_count),
+        hours_saved_basis=None if hours_saved is None else f"{terms.epochs} epochs of {terms.epoch_samples} samples",
+        epoch_rate_per_s=_epoch_rate_per_s(screening, settings, rate, terms.rank_samples),
     )
 
 
@@ -214,9 +214,9 @@ def _hours_saved(
 
     None unless the duel showed FASTER, and where the ends of short epochs take more than is won.
     """
-    if decided is not Verdict.FASTER or speedup.estimate is None or terms.sample_count is None:
+    if decided is not Verdict.FASTER or speedup.estimate is None or terms.rank_samples is None:
         return None
-    won_s = terms.sample_count / rate * (speedup.estimate - 1.0)
+    won_s = terms.rank_samples / rate * (speedup.estimate - 1.0)
     ours_s, theirs_s = (_boundary_s(screening, each) for each in (settings, terms.baseline))
     if ours_s is not None and theirs_s is not None:
         won_s -= ours_s - theirs_s

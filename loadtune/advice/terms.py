@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from loadtune.records.settings import Optimizer, Settings
 from loadtune.schedule.batch_growth import NoiseScaleEstimate
+from loadtune.schedule.epoch import count_epoch
 from loadtune.schedule.optimizers import Held
 from loadtune.schedule.pasting import Schedules
 
@@ -30,6 +31,11 @@ class Terms:
     """Samples behind one optimizer step where the learning rate was tuned; None: the baseline's."""
     learning_rate: float | None = None
     sample_count: int | None = None
+    """Of an epoch over all ranks, or of one rank's where `is_rank_share`; None: not known."""
+    is_rank_share: bool = False
+    """The loader's own sampler deals the data out to ranks, and gave the share of one."""
+    drop_last: bool = False
+    """The loader leaves out what fills no batch; the counts have it still."""
     epochs: int = 30
     accumulate: bool = False
     """Whether a larger micro-batch with fewer accumulation steps is wanted as an answer."""
@@ -43,3 +49,21 @@ class Terms:
     """What the scheduler that was handed over follows."""
     is_training: bool = True
     """False: nothing is optimized, so nothing is to be rescaled."""
+
+    @property
+    def epoch_samples(self) -> int | None:
+        """Samples of an epoch over all ranks: what a schedule counts."""
+        if self.sample_count is None or not self.is_rank_share:
+            return self.sample_count
+        return self.sample_count * self.world_size
+
+    @property
+    def rank_samples(self) -> int | None:
+        """Samples of an epoch that one rank goes through: what takes the time, since rates are one rank's."""
+        if self.sample_count is None or self.is_rank_share:
+            return self.sample_count
+        return -(-self.sample_count // self.world_size)
+
+    def count_epoch(self, batch_size: int) -> int | None:
+        """Return the samples of an epoch over all ranks that micro-batches of so many train on; None: not known."""
+        return count_epoch(self.epoch_samples, batch_size, world_size=self.world_size, drop_last=self.drop_last)

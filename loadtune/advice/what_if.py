@@ -6,7 +6,7 @@ takes the place of what is gone, so the truth lies at or below the bound.
 
 from dataclasses import dataclass
 
-from loadtune.advice.case import Case, capacity_per_s, step_times, used_cores, worker_times
+from loadtune.advice.case import Case, capacity_per_s, data_wait_s, step_times, used_cores, worker_times
 from loadtune.advice.rules.speaking import is_saturated, stalled
 from loadtune.advice.worth import device_rate_per_s, samples_per_batch
 from loadtune.records.measurement import TrialResult, WorkerTimes
@@ -38,7 +38,10 @@ def compute_what_ifs(case: Case) -> tuple[WhatIf, ...]:
     device, rate = device_rate_per_s(case, trial), trial.rate_per_s
     if device is None or rate is None:
         return ()
-    limits = _Limits(rate, device, rate if stalled(trial) is not None else _loader_rate_per_s(case))
+    loader = _loader_rate_per_s(case)
+    if stalled(trial) is not None:  # uneven batches let workers deliver less than they could: their mean is the limit
+        loader = max(rate, capacity_per_s(trial) or 0.0)
+    limits = _Limits(rate, device, loader)
     return (*_faster_samples(case, limits), _more_cores(case, limits), _faster_device(case, limits))
 
 
@@ -103,13 +106,21 @@ def _more_cores(case: Case, limits: _Limits) -> WhatIf:
 
 
 def _faster_device(case: Case, limits: _Limits) -> WhatIf:
-    """Return the bound of computing in half the time: gaps, copies and the host's launches stay."""
+    """Return the bound of computing in half the time: gaps, copies and the host's launches stay.
+
+    Without workers, host and device take turns as far as the host does not run ahead: the waiting stays as well, and
+    no batch takes less than its own loading and launching.
+    """
     name, times = "a GPU twice as fast", step_times(case.chosen)
     if times is None:
         return WhatIf(change=name, reason="the steps were not decomposed")
     step_s = max(times.gap_s + times.copy_s + times.compute_s / DOUBLE, _launch_s(case, case.chosen))
     if step_s <= 0:
         return WhatIf(change=name, reason="a step takes no time")
+    if case.chosen.settings.num_workers == 0:
+        step_s += times.stall_s
+        host_s = data_wait_s(case.chosen) + _launch_s(case, case.chosen)
+        return limits.bound(name, None, device=samples_per_batch(case.chosen) / max(step_s, host_s))
     # The rate alone was seen in another trial, so its half of the gain counts for it as well.
     gained = max(times.device_s / step_s, 1.0)
     reason = "" if limits.loader is not None else "the loader's own limit was not measured"

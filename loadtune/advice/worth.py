@@ -60,6 +60,12 @@ def worth_of_step_time(trial: TrialResult, saved_s: float) -> float | None:
     return max(0.0, samples_per_batch(trial) / left_s - rate)
 
 
+def worth_of_stalled_share(case: Case, trial: TrialResult, lost_ratio: float) -> float | None:
+    """Return what it would win to get back a share of the time that the loader lost: at most what feeding would win."""
+    share, whole = worth_of_share(trial, lost_ratio), worth_of_feeding(case, trial)
+    return None if share is None or whole is None else min(share, whole)
+
+
 def worth_of_share(trial: TrialResult, lost_ratio: float) -> float | None:
     """Return what it would win to get a lost share of the time back: X / (1 - share) - X; the share is cut at 0.9."""
     if not trial.rate_per_s:

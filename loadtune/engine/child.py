@@ -180,6 +180,8 @@ def _describe(source: DataSource, batch_size: int, cuda: CudaInfo | None, cuda_r
     count = source.sample_count
     return Inspected(
         sample_count=count * samples if count is not None and is_prebatched else count,
+        is_rank_share=source.is_rank_share,
+        drop_last=source.drop_last,
         sample_bytes=count_bytes(batch) // max(1, samples),
         tensors_per_batch=max(1, count_tensors(batch)),
         fixed_axes=source.fixed_axes,

@@ -76,6 +76,10 @@ class Inspected(Record, frozen=True, kw_only=True, tag="inspected"):
     """What the data and the device are."""
 
     sample_count: int | None
+    is_rank_share: Annotated[
+        bool, Meta(description="sample_count is one rank's: the loader's sampler deals the data out to ranks.")
+    ] = False
+    drop_last: Annotated[bool, Meta(description="The user's loader leaves out what fills no batch.")] = False
     sample_bytes: Annotated[
         int | None, Meta(description="Bytes of one collated sample; None for listed pairs, whose crop decides.")
     ] = None

@@ -13,6 +13,7 @@ from loadtune.records.report import LearningRate, ScheduleChange
 from loadtune.records.settings import Optimizer
 from loadtune.schedule.batch_growth import NoiseScaleEstimate
 from loadtune.schedule.curve import Curve, Plateau, Polynomial, Schedule, epochs
+from loadtune.schedule.epoch import change_epoch, count_epoch
 from loadtune.schedule.kinds import POLY_POWER
 from loadtune.schedule.optimizers import Held, read_optimizer
 from loadtune.schedule.plan import CORNERS_MAX, add_warm_up, compose_code, find_corners, has_warm_up
@@ -46,8 +47,15 @@ class Tuned:
     world_size: int = 1
     """Ranks that train together, before and after."""
     sample_count: int | None = None
+    """Of an epoch over all ranks, before any is dropped; None: not known."""
+    drop_last: bool = False
+    """Whether what fills no batch is left out of an epoch."""
     epochs: int = 30
     noise_scale: NoiseScaleEstimate | None = None
+
+    def count_epoch(self, batch_size: int) -> int | None:
+        """Return the samples that an epoch trains on with batches of so many; None where not known."""
+        return count_epoch(self.sample_count, batch_size, world_size=self.world_size, drop_last=self.drop_last)
 
 
 def add_code(told: LearningRate, tuned: Tuned, batch_size: int, accumulation_steps: int) -> LearningRate:
@@ -64,6 +72,7 @@ def add_code(told: LearningRate, tuned: Tuned, batch_size: int, accumulation_ste
     """
     if told.batch_size == told.base_batch_size:
         return told
+    sample_count = tuned.count_epoch(batch_size)
     rescaled = rescale(
         _read_optimizer(tuned),
         tuned.batch_size,
@@ -72,14 +81,12 @@ def add_code(told: LearningRate, tuned: Tuned, batch_size: int, accumulation_ste
         accumulation_steps=accumulation_steps,
         base_world_size=tuned.world_size,
         world_size=tuned.world_size,
-        sample_count=tuned.sample_count,
+        sample_count=sample_count,
         epochs=tuned.epochs,
         noise_scale=tuned.noise_scale,
     )
-    old = tuned.schedule
-    if old is None and tuned.sample_count:
-        old = Polynomial(total=float(tuned.epochs), power=POLY_POWER, unit=epochs(tuned.sample_count))
-    new = _warm_up(old, rescaled, tuned.sample_count)
+    old = _read_schedule(tuned, sample_count)
+    new = _warm_up(old, rescaled, sample_count)
     imports, optimizer = _compose_optimizer(told, tuned, rescaled, batch_size, accumulation_steps)
     remarks = (NO_SCHEDULE_NOTE,) if new is None else (ASSUMED_NOTE,) if tuned.schedule is None else ()
     code = compose_code(
@@ -90,13 +97,13 @@ def add_code(told: LearningRate, tuned: Tuned, batch_size: int, accumulation_ste
         batch_size=batch_size,
         accumulation_steps=accumulation_steps,
         world_size=tuned.world_size,
-        samples_per_epoch=tuned.sample_count,
+        samples_per_epoch=sample_count,
     )
     is_warmed = new is not None and has_warm_up(_first(new))
     return structs.replace(
         told,
         code=code,
-        schedule=None if old is None or new is None else _compare(old, new, told.factor, tuned),
+        schedule=None if old is None or new is None else _compare(old, new, told.factor, tuned, sample_count),
         warnings=tuple(each for each in told.warnings if not (is_warmed and "warm up" in each)),
     )
 
@@ -106,6 +113,19 @@ def _read_optimizer(tuned: Tuned) -> Held:
     if isinstance(tuned.handed, Held):
         return tuned.handed
     return read_optimizer(tuned.optimizer, {"lr": tuned.learning_rate or 1.0})
+
+
+def _read_schedule(tuned: Tuned, sample_count: int | None) -> Schedules | None:
+    """Return the schedule in epochs of so many samples, or what stands for it where none was handed over.
+
+    A scheduler that was stepped each epoch goes on to be: what its epoch held follows from the batch it was made with.
+    """
+    if tuned.schedule is not None:
+        changed: Schedules = change_epoch(tuned.schedule, tuned.count_epoch(tuned.batch_size), sample_count)
+        return changed
+    if not sample_count:
+        return None
+    return Polynomial(total=float(tuned.epochs), power=POLY_POWER, unit=epochs(sample_count))
 
 
 def _warm_up(schedule: Schedules | None, rescaled: Rescaled, sample_count: int | None) -> Schedules | None:
@@ -151,12 +171,12 @@ def _compose_optimizer(
     )
 
 
-def _compare(old: Schedules, new: Schedules, factor: float, tuned: Tuned) -> ScheduleChange:
+def _compare(old: Schedules, new: Schedules, factor: float, tuned: Tuned, sample_count: int | None) -> ScheduleChange:
     """Return the first group's schedule, before and after, in words and points."""
     before, after = _first(old), _first(new)
     points: tuple[tuple[int, float, float], ...] = ()
-    if tuned.sample_count and not isinstance(before, Plateau) and not isinstance(after, Plateau):
-        total = tuned.epochs * tuned.sample_count
+    if sample_count and not isinstance(before, Plateau) and not isinstance(after, Plateau):
+        total = tuned.epochs * sample_count
         corners = {round(each) for curve in (before, after) for each in find_corners(curve, total)}
         places = {round(total * place / CURVE_PARTS) for place in range(CURVE_PARTS + 1)}
         if len(corners) <= CORNERS_MAX:  # and one sample before, so that a jump is drawn as one

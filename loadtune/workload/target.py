@@ -20,7 +20,7 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler
 from torchvision.datasets import VisionDataset
 
 from loadtune.errors import TargetError
@@ -82,11 +82,15 @@ class DataSource:
     timeout and multiprocessing_context are to be kept."""
     is_iterable: bool
     sample_count: int | None
-    """Samples in one epoch; None where the data set does not know."""
+    """Samples in one epoch of this process; None where the data set does not know."""
     fixed_axes: tuple[str, ...]
     """What cannot be varied, as "axis: why"."""
     was_handed_over: bool = False
     """It came as an object, whose classes may not be importable by name in a worker that is not forked."""
+    is_rank_share: bool = False
+    """The sampler deals the data out to ranks, as DistributedSampler does: `sample_count` is the share of one."""
+    drop_last: bool = False
+    """The loader leaves out what fills no batch; `sample_count` has it still."""
 
 
 def import_target(reference: str, limit_s: float) -> Any:
@@ -200,8 +204,26 @@ def prepare_pictures(source: DataSource, spec: WorkloadSpec) -> DataSource:
 def _from_loader(loader: DataLoader[Any]) -> DataSource:
     dataset = loader.dataset
     is_iterable = isinstance(dataset, IterableDataset)
-    sample_count = _length(dataset if is_iterable else loader.sampler)
-    return DataSource(dataset, loader, is_iterable, sample_count, tuple(_fixed_axes(loader, is_iterable)))
+    sampler = _sampler_of_samples(loader)
+    return DataSource(
+        dataset,
+        loader,
+        is_iterable,
+        _length(dataset if is_iterable else sampler),
+        tuple(_fixed_axes(loader, is_iterable)),
+        is_rank_share=not is_iterable and isinstance(getattr(sampler, "num_replicas", None), int),
+        drop_last=bool(getattr(loader.batch_sampler, "drop_last", False)),
+    )
+
+
+def _sampler_of_samples(loader: DataLoader[Any]) -> Any:
+    """Return what deals the samples out. Under a batch_sampler of the user's own, loader.sampler is torch's default.
+
+    A batch_sampler of another class may sample something else (groups, classes); it counts where it knows of ranks.
+    """
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    is_known = type(loader.batch_sampler) is BatchSampler or hasattr(inner, "num_replicas")
+    return inner if is_known and _length(inner) is not None else loader.sampler
 
 
 def _fixed_axes(loader: DataLoader[Any], is_iterable: bool) -> Iterator[str]:

@@ -47,6 +47,22 @@ def test_a_batch_that_outweighs_what_its_samples_teach_less_is_offered_with_the_
     assert "noise scale" in found.learning_rate.rule
 
 
+@pytest.mark.parametrize(
+    ("terms", "samples"),
+    [
+        ({"sample_count": 450, "is_rank_share": True}, 3600),
+        ({"sample_count": 3600}, 3600),
+        ({"sample_count": 450, "is_rank_share": True, "drop_last": True}, 3584),
+    ],
+)
+def test_the_code_counts_an_epoch_of_all_ranks(terms, samples):
+    """Eight ranks of 450 samples, of which batches of 16 drop two."""
+    (found,) = answer({OWN: 100.0, 16: 200.0}, world_size=8, **terms).alternatives
+    code = "\n".join(found.learning_rate.code)
+    assert f"batch_size=16, world_size=8, samples_per_epoch={samples})" in code
+    assert f"samples={samples})" in code
+
+
 def test_a_batch_that_does_not_is_no_answer_and_the_reason_says_so():
     """1.6 times the samples/s, but 2.47 times the samples."""
     told = answer({OWN: 100.0, 64: 160.0}, measured(30.0, 20.0, 50.0))

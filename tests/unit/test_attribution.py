@@ -135,6 +135,24 @@ def test_a_faster_device_is_bounded_by_the_loader_and_by_launches():
     assert bounds(launched)["a GPU twice as fast"] == pytest.approx(133.3, rel=0.01)
 
 
+def test_without_workers_a_faster_device_shortens_its_turn():
+    """60 ms of loading and 40 ms of computing by turns are 10 batches/s; at half the computing 12.5."""
+    by_turns = run(stall=0.6, rate=160.0, settings=Settings(num_workers=0, batch_size=16), worker=None, own=None)
+    assert bounds(look(by_turns))["a GPU twice as fast"] == pytest.approx(16 * 12.5, rel=0.01)
+
+
+def test_without_workers_a_host_that_runs_ahead_still_has_to_load():
+    """It loads 60 ms while 40 of computing run: loading alone is the limit, 16.7 batches/s as today."""
+    ahead = run(stall=1 / 3, wait=1.0, rate=266.7, settings=Settings(num_workers=0, batch_size=16), worker=None)
+    assert bounds(look(ahead))["a GPU twice as fast"] == pytest.approx(266.7, rel=0.01)
+
+
+def test_uneven_workers_could_deliver_more_to_a_faster_device():
+    """Two workers of 8 ms a sample do 250/s on average, though the device waits 30 % of the time at 100/s."""
+    uneven = run(stall=0.3, worker=times(busy_s_per_sample=0.008, batch_spread_ratio=0.5))
+    assert bounds(look(uneven))["a GPU twice as fast"] == pytest.approx(250.0)
+
+
 def test_cores_that_are_used_up_bound_in_proportion():
     """Four more of four: twice the rate, and not more than the device."""
     trial = run(stall=0.6, trace=FULL)

@@ -100,11 +100,20 @@ def finding(rule: str, told: NoiseScaleEstimate | None, stall: float):
 
 
 def test_the_advice_to_double_the_batch_says_from_when_it_pays():
-    """At a noise scale of 16 two samples of 32 teach as much as 1.33 of 16: (32 + 16) / (16 + 16) = 1.5."""
+    """At a noise scale of 48 two samples of 32 teach as much as 1.6 of 16: (32 + 48) / (16 + 48) = 1.25."""
     assert "pays from" not in finding("low-steady-gpu", None, 0.01).action
+    action = finding("low-steady-gpu", measured(48.0, low=40.0, high=60.0), 0.01).action
+    assert "pays from 1.25 times the samples/s" in action
+    assert f"{2 * 64 / 80:.3g} times the learning rate" in action
+
+
+def test_at_the_noise_scale_the_advice_is_not_to_double_the_batch():
+    """Its interval begins below the batch of 16; a lower bound forbids nothing."""
     action = finding("low-steady-gpu", measured(16.0, low=12.0, high=20.0), 0.01).action
-    assert "pays from 1.50 times the samples/s" in action
-    assert f"{2 * 32 / 48:.3g} times the learning rate" in action
+    assert "batch_size" not in action
+    assert "a larger batch is no gain" in action
+    bound = measured(16.0, low=12.0, high=20.0, is_lower_bound=True)
+    assert "batch_size=32" in finding("low-steady-gpu", bound, 0.01).action
 
 
 def test_a_larger_batch_is_not_called_a_help_beyond_the_noise_scale():

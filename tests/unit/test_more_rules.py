@@ -14,8 +14,18 @@ from loadtune.records.measurement import (
     WorkerSetup,
     WorkerTimes,
 )
-from loadtune.records.resources import GpuInfo, GpuState, GpuUse, HostLimits, HostSample, ResourceTrace, Throttled
+from loadtune.records.resources import (
+    GpuInfo,
+    GpuSample,
+    GpuState,
+    GpuUse,
+    HostLimits,
+    HostSample,
+    ResourceTrace,
+    Throttled,
+)
 from loadtune.records.settings import Settings
+from loadtune.schedule.batch_growth import NoiseScaleEstimate
 from tests.fake_runner import STARTUP, complete_result
 
 GIB = 2**30
@@ -240,6 +250,37 @@ def test_a_small_batch_is_told_by_two_batch_sizes():
     assert "launch-bound" not in rules(run(), others=(alone(100.0), alone(104.0, 32)))
 
 
+def test_a_small_batch_counts_accumulation_the_noise_scale_and_the_ranks():
+    """Three steps of 16 on two ranks are 96 samples, and twice the batch doubles that: the same factor as elsewhere."""
+    settings = Settings(num_workers=2, batch_size=16, accumulation_steps=3)
+    slow = {"others": (alone(100.0), alone(160.0, 32))}
+    plain = rules(run(settings=settings), **slow)["launch-bound"]
+    assert "batch_size=32 with 2 times the learning rate" in plain.action
+    noise = NoiseScaleEstimate(samples=500.0, low=400.0, high=700.0, steps=100, is_lower_bound=False)
+    found = rules(run(settings=settings), noise_scale=noise, world_size=2, **slow)["launch-bound"]
+    assert f"with {2 * 596 / 692:.3g} times the learning rate" in found.action
+    assert f"pays from {692 / 596:.2f} times the samples/s" in found.action
+
+
+def test_a_small_batch_takes_the_place_of_accumulation_at_the_same_rate():
+    settings = Settings(num_workers=2, batch_size=16, accumulation_steps=4)
+    found = rules(run(settings=settings), others=(alone(100.0), alone(160.0, 32)))["launch-bound"]
+    assert found.action == "Try batch_size=32 with accumulation_steps=2 and the same learning rate."
+    assert found.worth_per_s == pytest.approx(60.0, rel=0.02)
+
+
+def test_at_the_noise_scale_no_larger_batch_is_asked_for():
+    """Compiling may take the whole fixed cost away: 0.12 of 0.16 s. Utilisation asks for no larger batch either."""
+    noise = NoiseScaleEstimate(samples=10.0, low=8.0, high=12.0, steps=100, is_lower_bound=False)
+    low = tuple(GpuSample(at_s=place / 6, utilisation_ratio=0.5) for place in range(30))
+    trial = run(trace=IDLE | {"gpu": low})
+    found = rules(trial, others=(alone(100.0), alone(160.0, 32)), noise_scale=noise)
+    assert "batch_size" not in found["launch-bound"].action
+    assert "torch.compile" in found["launch-bound"].action
+    assert found["launch-bound"].worth_per_s == pytest.approx(300.0, rel=0.02)
+    assert "batch_size" not in found["low-steady-gpu"].action
+
+
 def test_a_small_batch_is_told_by_the_host_s_launches_where_there_is_one_size():
     """Medium: the host needs the whole step to queue it. Two sizes that say otherwise overrule it."""
     trial = run(launch_cpu_s=0.15)
@@ -251,8 +292,6 @@ def test_a_small_batch_is_told_by_the_host_s_launches_where_there_is_one_size():
 
 def test_low_utilisation_is_judged_by_the_fixed_cost():
     """Where two batch sizes tell that a larger one wins nothing, utilisation does not ask for it."""
-    from loadtune.records.resources import GpuSample
-
     low = tuple(GpuSample(at_s=place / 6, utilisation_ratio=0.5) for place in range(30))
     trial = run(trace=IDLE | {"gpu": low})
     assert "would not help" in rules(trial, others=(alone(100.0), alone(101.0, 32)))["low-steady-gpu"].title
@@ -262,8 +301,25 @@ def test_low_utilisation_is_judged_by_the_fixed_cost():
 def test_a_synchronising_step_counts_where_the_device_pauses():
     assert rules(run(gap=0.06, synchronisations=1))["synchronising-step"].severity == "advice"
     assert rules(run(gap=0.04, synchronisations=2))["synchronising-step"].severity == "info"
+    late = rules(run(stall=0.3, wait=0.2, synchronisations=1))["synchronising-step"]
+    assert (late.severity, late.worth_per_s) == ("advice", pytest.approx(100 / 0.9 - 100, rel=0.01))
     assert "synchronising-step" not in rules(run(gap=0.5, synchronisations=0))
     assert "synchronising-step" not in rules(run(gap=0.5))
+
+
+def test_a_synchronising_step_is_not_what_waits_for_the_loader():
+    """fp16's GradScaler calls .item() in each step: a loader that stalls it is the loader's, known or still open."""
+    found = findings(run(stall=0.3, gap=0.02, synchronisations=1))
+    told = next(each for each in found if each.rule == "synchronising-step")
+    assert (told.severity, told.worth_per_s) == ("info", pytest.approx(100 / 0.98 - 100, rel=0.01))
+    assert found[0].rule == "loader-bound"
+    unknown = rules(run(stall=0.3, synchronisations=1, trace={}))
+    assert unknown["undecided"].between == ("loader-bound", "cpu-saturated")
+    partly = rules(run(stall=0.5, wait=0.3, synchronisations=1, trace={}))
+    assert partly["synchronising-step"].severity == "advice"
+    assert partly["undecided"].between == ("loader-bound", "cpu-saturated")
+    alone_in_turn = run(stall=0.3, wait=0.2, synchronisations=1, settings=Settings(num_workers=0, batch_size=16))
+    assert rules(alone_in_turn)["synchronising-step"].severity == "info"
 
 
 @pytest.mark.parametrize(
@@ -317,9 +373,36 @@ def test_pinned_queues_are_held_against_memory():
 
 
 def test_swap_is_told_from_a_megabyte():
-    assert rules(run(stall=0.5, trace=IDLE | {"swapped_in_bytes": 2**20}))["swap"].severity == "warning"
+    assert rules(run(stall=0.5, trace=IDLE | {"swapped_in_bytes": 300 * 2**20}))["swap"].severity == "warning"
     assert rules(run(trace=IDLE | {"swapped_in_bytes": 2**20}))["swap"].severity == "info"
     assert "swap" not in rules(run(trace=IDLE | {"swapped_in_bytes": 2**20 - 1}))
+
+
+@pytest.mark.parametrize(("mib", "severity"), [(1, "info"), (5, "advice"), (7, "advice"), (9, "warning")])
+def test_swap_explains_a_stall_that_its_pages_can_have_taken(mib, severity):
+    """256 pages a MiB of 1.25 ms each, in 10 s: 3.2 %. A stall of half the time is mostly that from 7.8 MiB on."""
+    found = findings(run(stall=0.5, trace=IDLE | {"swapped_in_bytes": mib * 2**20}))
+    told = next(each for each in found if each.rule == "swap")
+    share = 0.032 * mib
+    assert told.severity == severity
+    assert told.worth_per_s == pytest.approx(min(100.0, 100 * share / (1 - share)), rel=0.02)
+    assert ("loader-bound" in {each.rule for each in found}) == (severity != "warning")
+    assert (found[0].rule == "swap") == (severity == "warning")
+
+
+def test_a_quota_explains_a_stall_that_its_periods_can_have_taken():
+    """5 % of the periods are no stall of a half; 30 % are most of it, and more workers would only meet the quota."""
+    idle = {key: value for key, value in throttled(0.0, 0.05, 0.05).items() if key not in FULL} | IDLE
+    slight = findings(run(stall=0.5, trace=idle))
+    assert [each.rule for each in slight][:2] == ["loader-bound", "cpu-quota"]
+    assert slight[1].severity == "advice"
+    assert slight[1].worth_per_s == pytest.approx(100 * 0.05 / 0.95)
+    often = {key: value for key, value in throttled(0.0, 0.3, 0.3).items() if key not in FULL} | IDLE
+    found = findings(run(stall=0.5, trace=often))
+    assert (found[0].rule, found[0].severity) == ("cpu-quota", "warning")
+    assert "loader-bound" not in {each.rule for each in found}
+    unknown = {key: value for key, value in throttled(0.0, 0.05, 0.05).items() if key not in FULL}
+    assert "undecided" in rules(run(stall=0.5, trace=unknown))
 
 
 def test_a_neighbour_is_worth_its_cores_where_they_lack():
@@ -426,4 +509,25 @@ def test_workers_that_wait_for_their_own_threads_do_not_wait_for_storage():
     """The master of an OpenMP team sleeps until the others are done; that looks like a read."""
     team = times(cpu_s_per_sample=0.004, delayed_s_per_sample=0.004, blocked_s_per_sample=0.012)
     found = [each.rule for each in findings(run(stall=0.5, own=setup(threads=8), worker=team, trace=FULL))]
-    assert found[:2] == ["thread-oversubscription", "storage-bound"]
+    assert found[:2] == ["thread-oversubscription", "cpu-saturated"]
+    assert "storage-bound" not in found
+
+
+@pytest.mark.parametrize("missed", [0.0, 0.9])
+def test_cores_that_are_used_up_are_no_storage(missed):
+    """OpenCV or PyAV decode in threads of their own: the worker's main thread waits, and all cores compute."""
+    decoding = times(cpu_s_per_sample=0.001, blocked_s_per_sample=0.018)
+    found = findings(run(stall=0.5, worker=decoding, trace=FULL | {"miss_ratio": missed}))
+    assert found[0].rule == "cpu-saturated"
+    assert not {"storage-bound", "loader-bound", "undecided"} & {each.rule for each in found}
+    assert not any("More workers" in (each.action or "") for each in found)
+
+
+def test_more_workers_hide_waiting_only_where_cores_are_left():
+    """A neighbour has them all: what is waited for is named, and no worker is asked for."""
+    blocked = times(cpu_s_per_sample=0.001, blocked_s_per_sample=0.018)
+    idle = rules(run(stall=0.5, worker=blocked))["storage-bound"]
+    taken = rules(run(stall=0.5, worker=blocked, trace=IDLE | {"mean_foreign_cores": 2.8}))["storage-bound"]
+    assert "More workers hide" in idle.action
+    assert "More workers" not in taken.action
+    assert "local copy" in taken.action

@@ -4,10 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import BatchSampler, DistributedSampler
 
 from loadtune.schedule.anneal import anneal
 from loadtune.schedule.batch_growth import NoiseScaleEstimate
-from loadtune.schedule.curve import Constant, Cosine, Plateau, StepDecay, epochs, iterations, with_warm_up
+from loadtune.schedule.curve import Constant, Cosine, Plateau, Product, StepDecay, epochs, iterations, with_warm_up
+from loadtune.schedule.epoch import change_epoch, count_epoch
 from loadtune.schedule.optimizers import read_optimizer
 from loadtune.schedule.pasting import ASSUMED_NOTE, Tuned, add_code
 from loadtune.schedule.plan import has_warm_up
@@ -152,6 +154,73 @@ def test_accumulation_ranks_and_noise_scale_are_counted():
     scope = paste(told.code, optimizer)
     assert scope["scheduler"].samples_per_step == 2 * 32 * 4
     assert optimizer.param_groups[0]["initial_lr"] == pytest.approx(told.rate)
+
+
+def follow(scope: dict[str, object], optimizer, steps: int) -> list[float]:
+    """Return the rate before each step and after the last."""
+    rates = [optimizer.param_groups[0]["lr"]]
+    for _ in range(steps):
+        optimizer.step()
+        scope["scheduler"].step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
+def test_the_schedule_of_several_ranks_ends_when_they_have_seen_all():
+    """Eight ranks of 1000 samples, batches of 16: 63 steps an epoch on each, and the rate is 0 after two epochs."""
+    tuned = Tuned(optimizer="sgd", learning_rate=0.1, batch_size=8, world_size=8, sample_count=8 * COUNT, epochs=2)
+    optimizer = torch.optim.SGD(parameters(), lr=0.1)
+    scope = paste(change(tuned, 16).code, optimizer)
+    rates = follow(scope, optimizer, 2 * 63)
+    assert rates[-1] == 0.0
+    assert min(rates[:-1]) > 0.0
+    assert rates[63] == pytest.approx(0.2 * 0.5**0.9)
+
+
+def test_what_is_dropped_is_not_counted():
+    """Of 1000 samples a batch of 512 leaves one step an epoch: four epochs are four steps."""
+    tuned = Tuned(optimizer="sgd", learning_rate=0.1, batch_size=256, sample_count=COUNT, drop_last=True, epochs=4)
+    optimizer = torch.optim.SGD(parameters(), lr=0.1)
+    told = change(tuned, 512)
+    rates = follow(paste(told.code, optimizer), optimizer, 4)
+    assert rates == pytest.approx([0.2 * (1 - step / 4) ** 0.9 for step in range(5)])
+    assert told.schedule.points[-1][0] == 4 * 512
+
+
+def test_a_scheduler_stepped_each_epoch_still_is_where_another_number_is_dropped():
+    """Three epochs of 768 samples at a batch of 256 are three of 512, one step each, at a batch of 512."""
+    schedule = StepDecay(every=3, gamma=0.5, unit=epochs(768, is_stepped=True))
+    tuned = Tuned(
+        optimizer="sgd", learning_rate=0.1, schedule=schedule, batch_size=256, sample_count=COUNT, drop_last=True
+    )
+    optimizer = torch.optim.SGD(parameters(), lr=0.1)
+    rates = follow(paste(change(tuned, 512).code, optimizer), optimizer, 4)
+    assert rates == pytest.approx([0.2, 0.2, 0.2, 0.1, 0.1])
+
+
+def test_epochs_are_changed_wherever_they_are_and_nothing_else():
+    step = StepDecay(every=3, unit=epochs(768))
+    kept = (Cosine(total=5, unit=epochs(700)), Cosine(total=5, unit=iterations(768)), Constant())
+    changed = StepDecay(every=3, unit=epochs(512))
+    assert change_epoch((Product(curves=(step, *kept)), step), 768, 512) == (
+        Product(curves=(changed, *kept)),
+        changed,
+    )
+    assert change_epoch(Plateau(curve=step), 768, 512) == Plateau(curve=changed)
+    assert change_epoch(step, None, 512) is change_epoch(step, 768, None) is change_epoch(step, 768, 768) is step
+    assert change_epoch(None, 768, 512) is None
+
+
+@given(st.integers(1, 10_000), st.integers(1, 600), st.integers(1, 16), st.booleans())
+def test_an_epoch_holds_whole_batches_where_the_rest_is_dropped(samples, batch_size, world_size, drop_last):
+    """As torch's own samplers deal them out: equal shares, filled up."""
+    counted = count_epoch(samples, batch_size, world_size=world_size, drop_last=drop_last)
+    share = len(DistributedSampler(range(samples), num_replicas=world_size, rank=0))
+    batches = len(BatchSampler(range(share), batch_size, drop_last))
+    steps = 0 if counted is None else -(-counted // (batch_size * world_size))
+    assert steps == batches
+    assert drop_last or counted == samples
+    assert count_epoch(None, batch_size, world_size=world_size, drop_last=drop_last) is None
 
 
 def test_a_lower_bound_leaves_the_rate_linear():

@@ -254,6 +254,22 @@ def test_without_a_length_a_scheduler_stepped_each_epoch_is_left_out_with_a_warn
     assert not any("no length" in each for each in other.warnings)
 
 
+def test_an_epoch_of_all_ranks_is_told_from_one_rank_s_share():
+    """The schedule counts the first, without what is dropped; time is taken by the second."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 30)
+    options = {"device": "cpu", "batch_size": "16", "ranks_per_node": 8, "scheduler": scheduler, "stepped": "epoch"}
+    share = plan(Inspected(sample_count=125, is_rank_share=True), **options).terms
+    whole = plan(Inspected(sample_count=1000), **options).terms
+    for terms in (share, whole):
+        assert (terms.epoch_samples, terms.rank_samples) == (1000, 125)
+        assert terms.schedule.unit == epochs(1000, is_stepped=True)
+    dropping = plan(Inspected(sample_count=125, is_rank_share=True, drop_last=True), **options).terms
+    assert dropping.schedule.unit == epochs(8 * 112, is_stepped=True)
+    unknown = plan(Inspected(sample_count=None), **options).terms
+    assert (unknown.epoch_samples, unknown.rank_samples) == (None, None)
+
+
 def test_validation_has_nothing_to_rescale():
     assert plan(device="cpu").terms.is_training
     assert not plan(device="cpu", purpose="evaluate").terms.is_training

@@ -6,12 +6,14 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
+from loadtune.engine.child import _describe
 from loadtune.errors import TargetError
 from loadtune.records.settings import WorkloadSpec
-from loadtune.workload.target import import_target, load_target, resolve_dataset
+from loadtune.workload.target import describe_dataset, import_target, load_target, resolve_dataset
 
 MODULE = "tests.targets.handed_over"
 TARGETS = Path(__file__).parents[1] / "targets"
@@ -98,6 +100,47 @@ def test_ready_loader_says_which_axes_it_fixes(name, count, axes):
     assert source.sample_count == count
     assert len(source.fixed_axes) == len(axes)
     assert all(said.startswith(axis) for said, axis in zip(source.fixed_axes, axes, strict=True))
+
+
+class BatchesOfOneRank:
+    """A batch_sampler of the user's own, around a sampler that deals out to ranks."""
+
+    def __init__(self, sampler) -> None:
+        self.sampler, self.drop_last = sampler, True
+
+    def __iter__(self):
+        yield list(self.sampler)
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("wrap", ["sampler", "batch_sampler", "own batch_sampler"])
+def test_a_share_of_one_rank_is_told_from_an_epoch(wrap):
+    """Of 12 samples each of four ranks gets 3, of which batches of 2 drop one."""
+    dealt = DistributedSampler(range(12), num_replicas=4, rank=1)
+    options = {
+        "sampler": {"sampler": dealt, "batch_size": 2, "drop_last": True},
+        "batch_sampler": {"batch_sampler": BatchSampler(dealt, 2, drop_last=True)},
+        "own batch_sampler": {"batch_sampler": BatchesOfOneRank(dealt)},
+    }[wrap]
+    source = describe_dataset(DataLoader(torch.arange(12), **options), "you handed over")
+    assert (source.sample_count, source.is_rank_share, source.drop_last) == (3, True, True)
+    told = _describe(source, 2, None, None)
+    assert (told.sample_count, told.is_rank_share, told.drop_last) == (3, True, True)
+
+
+@pytest.mark.parametrize("name", ["make_plain_loader", "make_weighted_loader", "make_unbatched_loader", "make_dataset"])
+def test_what_knows_of_no_ranks_is_the_whole_epoch(name):
+    source = resolve_dataset(f"{MODULE}:{name}", WorkloadSpec())
+    assert (source.is_rank_share, source.drop_last) == (False, False)
+
+
+def test_a_batch_sampler_that_samples_groups_is_no_count_of_samples():
+    """Only one that is torch's own, or knows of ranks, is looked into."""
+    groups = BatchesOfOneRank(range(3))
+    source = describe_dataset(DataLoader(torch.arange(12), batch_sampler=groups), "you handed over")
+    assert (source.sample_count, source.is_rank_share) == (12, False)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ stand their order, which explains away which, and the ranking by what fixing eac
 thresholds and how it was validated, is in `advice.pages`.
 """
 
-from loadtune.advice.case import Case
+from collections.abc import Callable
+
+from loadtune.advice.case import Case, throttled_periods_ratio
 from loadtune.advice.cautions import noisy, other_streams, page_cache
 from loadtune.advice.growth import noise_scale
 from loadtune.advice.rules.cores import (
@@ -18,6 +20,7 @@ from loadtune.advice.rules.cores import (
 from loadtune.advice.rules.gpu import (
     copy_bound,
     device_bound,
+    late_ratio,
     launch_bound,
     shared_gpu,
     small_batch_norm,
@@ -31,12 +34,14 @@ from loadtune.advice.rules.loader import (
     shallow_prefetch,
     slow_samples,
 )
-from loadtune.advice.rules.memory import memory_growth, pin_pressure, swap
+from loadtune.advice.rules.memory import memory_growth, pin_pressure, swap, swapped_ratio
+from loadtune.advice.rules.speaking import covers, stalled
 from loadtune.advice.rules.starting import epoch_boundary, slow_start
 from loadtune.advice.rules.storage import storage_bound
 from loadtune.advice.rules.undecided import undecided_cores, undecided_host, undecided_plateau, undecided_step
 from loadtune.advice.rules.utilisation import jittery_gpu, low_steady_gpu
 from loadtune.advice.thresholds import BUSY_P95, IDLE_P5, STALL
+from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Finding
 
 STALL_RATIO, BUSY_P95_RATIO, IDLE_P5_RATIO = STALL.value, BUSY_P95.value, IDLE_P5.value
@@ -69,6 +74,13 @@ EXPLAINED_BY: dict[str, frozenset[str]] = {
 """What a rule sees may be the trace that a more specific cause leaves; then it ranks behind that cause."""
 DROPPED_IF_EXPLAINED = frozenset({"loader-bound", "undecided"})
 """Of these nothing is left to say then: more workers are the wrong advice, and what was open is decided."""
+BOUNDS: dict[str, Callable[[TrialResult], float | None]] = {
+    "cpu-quota": lambda trial: throttled_periods_ratio(trial.trace),
+    "swap": swapped_ratio,
+    "synchronising-step": late_ratio,
+}
+"""Causes of which it is known what share of the time they can have taken at most. One that cannot be most of a stall
+explains nothing away: its worth is bounded by that share, and so it ranks behind what else was found."""
 CERTAIN = frozenset({"main-process-bound", "storage-bound", "cpu-saturated"})
 """A cause of the stall that was found leaves nothing undecided about it."""
 
@@ -80,7 +92,7 @@ def find(case: Case) -> tuple[Finding, ...]:
     first. Remarks (symptoms, and what must be borne in mind) come last, the serious ones first.
     """
     found = [finding for rule in RULES if (finding := rule(case)) is not None]
-    names = {finding.rule for finding in found}
+    names = {finding.rule for finding in found if _explains(case, finding)}
     explained = {name for name, causes in EXPLAINED_BY.items() if causes & names}
     if CERTAIN & names:
         explained |= {"undecided"}
@@ -88,6 +100,13 @@ def find(case: Case) -> tuple[Finding, ...]:
     causes.sort(key=lambda each: (each.rule in explained, -(each.worth_per_s or 0.0), _rank(each)))
     remarks = [finding for rule in REMARKS if (finding := rule(case)) is not None]
     return (*causes, *sorted(remarks, key=_rank))
+
+
+def _explains(case: Case, finding: Finding) -> bool:
+    """Say whether a finding may be what others of the stall are the trace of: it is felt, and can be most of it."""
+    bound, stall = BOUNDS.get(finding.rule), stalled(case.chosen)
+    lost_ratio = None if bound is None else bound(case.chosen)
+    return finding.severity != "info" and (lost_ratio is None or stall is None or covers(stall, lost_ratio))
 
 
 def _rank(finding: Finding) -> int:

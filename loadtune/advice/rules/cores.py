@@ -14,7 +14,9 @@ from loadtune.advice.case import (
     worker_times,
 )
 from loadtune.advice.rules.speaking import (
+    Severity,
     cores_evidence,
+    covers,
     has_idle_cores,
     is_saturated,
     plain,
@@ -22,7 +24,13 @@ from loadtune.advice.rules.speaking import (
     stalled,
 )
 from loadtune.advice.thresholds import BLOCKED, DELAYED, FOREIGN, INFLATED, QUOTA, STALL
-from loadtune.advice.worth import worth_of_feeding, worth_of_loader_speed, worth_of_share, worth_of_step_time
+from loadtune.advice.worth import (
+    worth_of_feeding,
+    worth_of_loader_speed,
+    worth_of_share,
+    worth_of_stalled_share,
+    worth_of_step_time,
+)
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Evidence, Finding
 
@@ -31,11 +39,14 @@ def cpu_saturated(case: Case) -> Finding | None:
     """The device waits and the cores are used up, by these processes and by others: more workers cannot help."""
     trial = case.chosen
     stall, cores, blocked = stalled(trial), used_cores(trial), blocked_ratio(trial)
-    if stall is None or cores is None or has_idle_cores(case, trial) or (blocked or 0.0) >= BLOCKED.value:
+    if stall is None or cores is None or has_idle_cores(case, trial):
+        return None
+    is_own = is_saturated(case, cores)
+    if not is_own and (blocked or 0.0) >= BLOCKED.value:  # they wait for something else than for their neighbour
         return None
     taken, worth = taken_cores(case, trial), worth_of_feeding(case, trial)
     shared = ""
-    if not is_saturated(case, cores):  # a neighbour has the rest: what its end would win is not won here
+    if not is_own:  # a neighbour has the rest: what its end would win is not won here
         shared = f", {taken:.1f} more by others"
         worth = None if worth is None else max(0.0, worth - (_worth_of_neighbour(case, trial, taken) or 0.0))
     dearest, evidence = _dearest(trial)
@@ -160,17 +171,20 @@ def cpu_quota(case: Case) -> Finding | None:
     if ratio is None or ratio < QUOTA.value:
         return None
     stall, quota = stalled(case.chosen), case.limits.quota_cores
+    severity: Severity = "info" if stall is None and case.device != "cpu" else "warning"
+    if stall is not None and not covers(stall, ratio):
+        severity = "advice"
     told = "" if quota is None else f" of {quota:g} cores"
     return Finding(
         rule="cpu-quota",
-        severity="info" if stall is None and case.device != "cpu" else "warning",
+        severity=severity,
         title="The CPU quota holds the training back",
         detail=f"In {ratio:.0%} of its periods the control group had used up its quota{told} and had to wait.",
         action="Raise the quota (Docker --cpus, Kubernetes limits.cpu), or use no more workers and threads than it "
         "has cores.",
         evidence=(QUOTA.evidence(ratio), *(() if quota is None else (plain("quota_cores", quota, "cores"),))),
         confirm="nr_throttled in the group's cpu.stat grows while training.",
-        worth_per_s=worth_of_feeding(case, case.chosen) if stall is not None else None,
+        worth_per_s=worth_of_stalled_share(case, case.chosen, ratio) if stall is not None else None,
     )
 
 

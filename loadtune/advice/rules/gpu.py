@@ -5,8 +5,8 @@ What GPU utilisation seems to say is `utilisation`'s question.
 
 import math
 
-from loadtune.advice.case import Case, StepTimes, describe, resident_trials, stall_ratio, step_times
-from loadtune.advice.growth import is_exhausted
+from loadtune.advice.case import Case, StepTimes, describe, late_s, resident_trials, stall_ratio, step_times
+from loadtune.advice.growth import ask_for_twice, is_exhausted
 from loadtune.advice.pipeline import DeviceLine, fit_device
 from loadtune.advice.rules.speaking import plain, stalled
 from loadtune.advice.thresholds import COPY, FIXED_COST, LAUNCH, OTHER_SM, STALL, THROTTLED, Threshold
@@ -14,9 +14,12 @@ from loadtune.advice.worth import worth_of_share, worth_of_step_time
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Evidence, Finding
 from loadtune.records.resources import ResourceTrace
-from loadtune.schedule.rescale import rescale_learning_rate
 from loadtune.schedule.rules import BATCH_NORM_BATCH_SIZE
 
+COMPILE_ACTION = (
+    "Lower the fixed cost, as torch.compile(mode='reduce-overhead') does: by the noise scale a larger batch is no gain."
+)
+"""What is left to do about fixed costs where the batch must not grow."""
 THERMAL_CAUSES = frozenset({"thermal"})
 THERMAL_REASONS = frozenset({"hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake", "throttled"})
 """What holds a GPU's clocks down because of heat or a failing supply: by counter, and by what was active at a look. A
@@ -103,19 +106,19 @@ def launch_bound(case: Case) -> Finding | None:
     is_launching = share is None and launch is not None and launch >= LAUNCH.value
     if not is_fixed and not is_launching:
         return None
-    factor = rescale_learning_rate(case.optimizer, trial.settings.effective_batch_size, 2 * own).factor
     evidence = [each for each in (_told(FIXED_COST, share), _told(LAUNCH, launch)) if each is not None]
     told = f"{share:.0%} of a step is a cost that does not grow with the batch." if share is not None else ""
     if launch is not None and launch >= LAUNCH.value:
         told += f" The host needs {launch:.0%} of the step's time to queue it."
-    saved_s = 0.5 * (share if share is not None else launch or 0.0) * times.device_s
+    larger = ask_for_twice(case, trial.settings)
+    # Of a fixed cost twice the batch saves half a sample; where that does not pay, all of it may be compiled away.
+    saved_s = (1.0 if larger is None else 0.5) * (share if share is not None else launch or 0.0) * times.device_s
     return Finding(
         rule="launch-bound",
         severity="advice",
         title="The batch is too small for this device: fixed costs dominate the step",
         detail=f"With {describe(trial)}: {told.strip()}",
-        action=f"Try batch_size={2 * trial.settings.batch_size} with {factor:.3g} times the learning rate, or "
-        "torch.compile(mode='reduce-overhead').",
+        action=COMPILE_ACTION if larger is None else f"{larger}.",
         evidence=tuple(evidence),
         confidence="high" if is_fixed else "medium",
         confirm=f"The device alone, measured at batch_size={2 * own}, does more samples a second (--batch-size).",
@@ -151,12 +154,15 @@ def launch_ratio(trial: TrialResult, times: StepTimes) -> float | None:
 
 
 def synchronising_step(case: Case) -> Finding | None:
-    """The step waits for the device itself, as `.item()` does: the host cannot queue ahead, and the device pauses."""
+    """The step waits for the device itself, as `.item()` does: the host cannot queue ahead, and the device pauses.
+
+    Waiting for batches is the loader's: fp16's GradScaler waits in every step, however slow the loader is.
+    """
     trial, times = case.chosen, step_times(case.chosen)
     measured = trial.measurement
     if measured is None or not measured.synchronisations or times is None:
         return None
-    lost_s = times.stall_s + times.gap_s
+    lost_s = times.gap_s + late_s(trial, times)
     ratio = lost_s / times.whole_s
     is_felt = ratio > STALL.value
     count = measured.synchronisations
@@ -165,7 +171,7 @@ def synchronising_step(case: Case) -> Finding | None:
         severity="advice" if is_felt else "info",
         title="The training step waits for the device",
         detail=f"torch saw {count} synchronising call{'s' if count > 1 else ''} in one step; the device was idle for "
-        f"{ratio:.1%} of the time between the steps.",
+        f"{ratio:.1%} of the time between the steps, with its batch at hand.",
         action="Keep the loss on the device and read it every hundred steps: no .item(), .cpu(), print or `if` on a "
         "tensor in each step.",
         evidence=(
@@ -175,6 +181,12 @@ def synchronising_step(case: Case) -> Finding | None:
         confirm='torch.cuda.set_sync_debug_mode("warn") names the line.',
         worth_per_s=worth_of_step_time(trial, lost_s),
     )
+
+
+def late_ratio(trial: TrialResult) -> float | None:
+    """Return the share of the time that the device waited while the host had its batch; None where not decomposed."""
+    times = step_times(trial)
+    return None if times is None or times.whole_s <= 0 else late_s(trial, times) / times.whole_s
 
 
 def throttled_gpu(case: Case) -> Finding | None:

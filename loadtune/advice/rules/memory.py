@@ -1,9 +1,9 @@
 """Does memory get in the way? Workers that grow, pinned queues, and swap."""
 
 from loadtune.advice.case import Case
-from loadtune.advice.rules.speaking import plain, stalled
+from loadtune.advice.rules.speaking import Severity, covers, plain, stalled
 from loadtune.advice.thresholds import GROWTH, PINNED, STALL, SWAPPED
-from loadtune.advice.worth import worth_of_feeding
+from loadtune.advice.worth import worth_of_stalled_share
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Finding
 
@@ -13,6 +13,12 @@ GROWTH_MIN_BYTES = 16 * MIB
 as much in the first seconds. Lower would project that noise over an epoch."""
 PIN_ROUNDING = 2
 """torch rounds a pinned block up to a power of two (CachingHostAllocator): at worst it takes twice the batch."""
+
+PAGE_BYTES = 4096
+"""Of the kernel's count of pages, from which bytes were made on x86; a larger page makes the bound larger."""
+SWAP_IN_S = 0.01 / 8
+"""Seconds a page read back from swap at most: a disk's seek of 10 ms brings 8 pages (vm.page-cluster is 3). A flash
+drive takes a tenth. Higher lets a few pages take the place of what really stalls; lower is no bound on a disk."""
 
 
 def memory_growth(case: Case) -> Finding | None:
@@ -72,22 +78,40 @@ def pin_pressure(case: Case) -> Finding | None:
     )
 
 
+def swapped_ratio(trial: TrialResult) -> float | None:
+    """Return the share of the time that reading back from swap can have taken at most; None where not counted.
+
+    As if all of it had fallen into the windows, and on pages of the trial, one after another.
+    """
+    trace, measured = trial.trace, trial.measurement
+    if trace is None or measured is None or trace.swapped_in_bytes is None:
+        return None
+    return min(1.0, trace.swapped_in_bytes / PAGE_BYTES * SWAP_IN_S / measured.duration_s)
+
+
 def swap(case: Case) -> Finding | None:
     """The machine read pages back from swap while the trial ran."""
-    trace = case.chosen.trace
-    if trace is None or trace.swapped_in_bytes is None or trace.swapped_in_bytes < SWAPPED.value:
+    trace, ratio = case.chosen.trace, swapped_ratio(case.chosen)
+    if trace is None or ratio is None or (trace.swapped_in_bytes or 0) < SWAPPED.value:
         return None
     stall = stalled(case.chosen)
-    numbers = (SWAPPED.evidence(float(trace.swapped_in_bytes)), *(() if stall is None else (STALL.evidence(stall),)))
+    severity: Severity = "info"
+    if stall is not None and ratio > STALL.value:
+        severity = "warning" if covers(stall, ratio) else "advice"
+    numbers = (
+        SWAPPED.evidence(float(trace.swapped_in_bytes or 0)),
+        plain("swapped_in_ratio_max", ratio),
+        *(() if stall is None else (STALL.evidence(stall),)),
+    )
     return Finding(
         rule="swap",
-        severity="info" if stall is None else "warning",
+        severity=severity,
         title="The machine swapped meanwhile",
-        detail=f"{trace.swapped_in_bytes / MIB:.0f} MiB were read back from swap: memory is short, and what was "
-        "swapped out is waited for.",
+        detail=f"{(trace.swapped_in_bytes or 0) / MIB:.0f} MiB were read back from swap: memory is short, and what was "
+        f"swapped out is waited for, at most {ratio:.1%} of the time.",
         action="Use fewer workers or a smaller prefetch_factor, or end what else holds memory.",
         evidence=numbers,
         confidence="medium",
         confirm="pswpin in /proc/vmstat grows while training; it is the whole machine's, not this process's alone.",
-        worth_per_s=None if stall is None else worth_of_feeding(case, case.chosen),
+        worth_per_s=None if stall is None else worth_of_stalled_share(case, case.chosen, ratio),
     )

@@ -7,6 +7,16 @@ from loadtune.advice.thresholds import SATURATED, SEVERE_STALL, STALL
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Evidence
 
+Severity = Literal["warning", "advice", "info"]
+MOST_RATIO = 0.5
+"""Share of a stall from which a cause is taken for the stall's: most of it. Own choice. Lower lets a trifle take the
+place of the right advice; higher asks for workers beside a quota that they would use up."""
+
+
+def covers(stall: float, lost_ratio: float) -> bool:
+    """Say whether a cause that took at most such a share of the time can be most of a stall."""
+    return lost_ratio >= MOST_RATIO * stall
+
 
 def stalled(trial: TrialResult) -> float | None:
     """Return the stall ratio where the loader limits, else None."""
@@ -19,7 +29,7 @@ def is_saturated(case: Case, cores: float) -> bool:
     return cores >= SATURATED.value * case.limits.usable_cores
 
 
-def stall_severity(stall: float) -> Literal["warning", "advice"]:
+def stall_severity(stall: float) -> Severity:
     """Return how loudly a stall is told."""
     return "warning" if stall >= SEVERE_STALL.value else "advice"
 

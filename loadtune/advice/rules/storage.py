@@ -1,21 +1,24 @@
 """Does the loader wait for storage? Misses of the page cache tell a cold cache; blocked workers tell the rest."""
 
 from loadtune.advice.case import Case, blocked_ratio, miss_ratio, used_cores, worker_times
-from loadtune.advice.rules.speaking import has_idle_cores, stall_severity, stalled
+from loadtune.advice.rules.speaking import has_idle_cores, is_saturated, stall_severity, stalled
 from loadtune.advice.thresholds import BLOCKED, MISS, STALL
 from loadtune.advice.worth import worth_of_feeding
 from loadtune.records.report import Finding
 
 
 def storage_bound(case: Case) -> Finding | None:
-    """The device waits, cores are idle, and most bytes came from storage, or workers mostly wait for something."""
+    """The device waits, and most bytes came from storage, or workers mostly wait for something."""
     trial = case.chosen
     stall, missed, blocked = stalled(trial), miss_ratio(trial), blocked_ratio(trial)
     is_cold = missed >= MISS.value
     is_blocked = blocked is not None and blocked >= BLOCKED.value
     if stall is None or not (is_cold or is_blocked):
         return None
-    if not is_blocked and used_cores(trial) is not None and not has_idle_cores(case, trial):
+    cores = used_cores(trial)
+    # Used-up cores speak against it: a thread that waits for others of its own process looks blocked too.
+    has_no_idle = cores is not None and not has_idle_cores(case, trial)
+    if cores is not None and (is_saturated(case, cores) or (has_no_idle and not is_blocked)):
         return None
     waits = "" if blocked is None else f" Workers waited, off the cores, for {blocked:.0%} of a sample's time."
     numbers = [STALL.evidence(stall), MISS.evidence(missed)]
@@ -45,7 +48,8 @@ def storage_bound(case: Case) -> Finding | None:
         title="The workers wait for reads, and not for this machine's disk",
         detail=f"The device waited {stall:.1%} of the time.{waits.removesuffix('.')}{each}; {cache}: a network file "
         "system, a service, or a wait in the data set's own code.",
-        action="More workers hide such waiting; larger reads, or a local copy of the data, end it.",
+        action=f"{'' if has_no_idle else 'More workers hide such waiting. '}Larger reads, or a local copy of the data, "
+        "end it.",
         evidence=tuple(numbers),
         confidence="medium",
         confirm="py-spy dump --pid of a worker shows the call that it waits in.",

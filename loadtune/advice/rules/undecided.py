@@ -59,7 +59,7 @@ def undecided_host(case: Case) -> Finding | None:
     """The device waits, but not for batches: the host came late with work although it had the data."""
     trial, stall = case.chosen, stalled(case.chosen)
     measured = trial.measurement
-    if stall is None or measured is None or measured.synchronisations or trial.settings.num_workers == 0:
+    if stall is None or measured is None or trial.settings.num_workers == 0:
         return None
     stalled_s = stall * measured.duration_s
     waited_s = sum(window.data_wait_s for window in measured.windows)

@@ -5,12 +5,11 @@ step decomposition, because a loader that stalls every step looks low and steady
 """
 
 from loadtune.advice.case import Case, describe, stall_ratio, utilisation_percentiles
-from loadtune.advice.growth import pays_from
-from loadtune.advice.rules.gpu import device_line, fixed_cost_ratio
+from loadtune.advice.growth import ask_for_twice
+from loadtune.advice.rules.gpu import COMPILE_ACTION, device_line, fixed_cost_ratio
 from loadtune.advice.thresholds import BUSY_P95, FIXED_COST, IDLE_P5, STALL
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Evidence, Finding
-from loadtune.schedule.rescale import rescale_learning_rate
 
 STEADY_RANGE_RATIO = 0.3
 """Range from the 5th to the 95th percentile up to which utilisation is called steady. Own choice; it decides a word."""
@@ -65,7 +64,7 @@ def low_steady_gpu(case: Case) -> Finding | None:
             action=_more_workers(case, trial),
             evidence=evidence,
         )
-    line, own = device_line(case), trial.settings.effective_batch_size
+    line = device_line(case)
     share = None if line is None else fixed_cost_ratio(line, trial.settings.batch_size)
     if share is not None:
         evidence = (*evidence, FIXED_COST.evidence(share))
@@ -77,9 +76,7 @@ def low_steady_gpu(case: Case) -> Finding | None:
             detail=f"{told} Only {share:.1%} of a step is a cost that does not grow with the batch.",
             evidence=evidence,
         )
-    told_rate = rescale_learning_rate(
-        case.optimizer, own, 2 * own, noise_scale=case.noise_scale, world_size=case.world_size
-    )
+    larger = ask_for_twice(case, trial.settings)
     fixed = "" if share is None else f" {share:.0%} of a step is a cost that does not grow with the batch."
     return Finding(
         rule="low-steady-gpu",
@@ -87,8 +84,7 @@ def low_steady_gpu(case: Case) -> Finding | None:
         title=f"GPU utilisation is {_low(percentiles)}: the batch is small for this device",
         detail=f"{told} "
         + (_overruled(stall) if stall is None else f"The loader stalls {stall:.1%} of the time.{fixed}"),
-        action=f"Try batch_size={2 * trial.settings.batch_size} with {told_rate.factor:.3g} times the learning rate"
-        f"{_condition(case, 2 * own)}.",
+        action=COMPILE_ACTION if larger is None else f"{larger}.",
         evidence=evidence,
         confidence="low" if stall is None else "medium" if share is None else "high",
         between=("launch-bound", "loader-bound") if stall is None else (),
@@ -99,12 +95,6 @@ def low_steady_gpu(case: Case) -> Finding | None:
 def _low(percentiles: tuple[float, float]) -> str:
     """Say how low utilisation looks: a loader that stalls every step looks steady to NVML, a slower one uneven."""
     return "low and steady" if percentiles[1] - percentiles[0] <= STEADY_RANGE_RATIO else "low and uneven"
-
-
-def _condition(case: Case, batch_size: int) -> str:
-    """Say from what gain a larger batch pays, where the noise scale tells."""
-    least = pays_from(case, batch_size)
-    return "" if least is None else f"; by the noise scale it pays from {least:.2f} times the samples/s on"
 
 
 def _overruled(stall: float | None) -> str:
