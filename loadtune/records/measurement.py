@@ -133,8 +133,8 @@ class Measurement(Record, frozen=True, kw_only=True):
     launch_cpu_s: Annotated[
         float | None,
         Meta(
-            description="CPU seconds of the loop's thread to copy and queue one step: the least of all, not held up. On "
-            "CUDA autograd launches the backward pass from a thread of its own, which is not in."
+            description="CPU seconds of the loop's thread to copy and queue one step: the least of all, not held up. "
+            "On CUDA autograd launches the backward pass from a thread of its own, which is not in."
         ),
     ] = None
     stall_ratio: Annotated[

@@ -20,8 +20,8 @@ LEFT_OUT = "(left out: too long for an issue)"
 def render_issue(verification: Verification, identity: Identity) -> str:
     """Return a verification as Markdown, without what tells whose machine it was.
 
-    Of every path the last part is left; the command, the files of the data set, GPUs' serial numbers, the raw trials and
-    the duels' pairs are left out.
+    Of every path the last part is left; the command, the files of the data set, GPUs' serial numbers, the raw trials
+    and the duels' pairs are left out.
     """
     shown = redact(_without_evidence(verification), identity)
     told = "\n".join(verification_lines(shown, WIDTH))

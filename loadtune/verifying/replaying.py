@@ -22,8 +22,8 @@ CELL_RATIO = 0.05
 """How far the rate of a replay may lie from the device's in any cell. Own choice: the recording's spread, that of two
 trials, and little more."""
 CELL_MEASURE_S = 4.0
-"""Seconds in windows of each trial of a cell. With 1.5 s, on other samples, three of six cells on an H100 agreed to 0.5 %
-and two where the loader was the limit differed by 15 to 21 %: too few batches."""
+"""Seconds in windows of each trial of a cell. With 1.5 s, on other samples, three of six cells on an H100 agreed to
+0.5 % and two where the loader was the limit differed by 15 to 21 %: too few batches."""
 
 
 def check_replay(bench: Bench, seconds: float) -> list[Check]:
