@@ -36,10 +36,12 @@ def check_killed_worker(bench: Bench) -> Check:
 
 def check_host_memory(bench: Bench) -> Check:
     """Let a data set grow past the limit at which a trial is to be ended before the kernel picks a victim."""
-    limits = bench.run.plan.limits
+    available = bench.run.plan.limits.memory_available_bytes
+    told = "too little memory is free beside an ordinary trial: it would be a real shortage"
+    if available < 2 * ROOM_BYTES:
+        return _not_tried("host-memory", HOST_CLAIM, told)
     ordinary = 0 if bench.trial.trace is None else bench.trial.trace.peak_memory_bytes or 0
-    if limits.memory_available_bytes < ordinary + 2 * ROOM_BYTES:
-        told = "too little memory is free beside an ordinary trial: it would be a real shortage"
+    if available < ordinary + 2 * ROOM_BYTES:
         return _not_tried("host-memory", HOST_CLAIM, told)
     check = _check(
         bench,
