@@ -207,7 +207,7 @@ class WorkerClock:
 
     def _timed_call(self, kind: type, known: dict[int, Any], own: Callable[..., Any]) -> Callable[..., Any]:
         def call(transform: Any, /, *args: Any, **kwargs: Any) -> Any:
-            if type(transform) is not kind or id(transform) not in known:
+            if id(transform) not in known:
                 return own(transform, *args, **kwargs)
             return self._batch.part(kind.__qualname__, own, transform, *args, **kwargs)
 

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from loadtune.measure.loader import build_loader
+from loadtune.measure.timed_methods import TimedMethods
 from loadtune.measure.worker_clock import WorkerClock
 from loadtune.measure.workers_seen import summarise_setup, summarise_times
 from loadtune.records.settings import Settings
@@ -100,6 +101,32 @@ def test_transforms_are_timed_by_name(watched):
     assert clock.take(0.0) is None
 
 
+def test_a_transform_within_another_is_part_of_that_one(watched):
+    """Though its class is timed: 20 ms within, 5 ms of its own."""
+
+    class Wait:
+        def __init__(self, seconds):
+            self.seconds = seconds
+
+        def __call__(self, item):
+            time.sleep(self.seconds)
+            return item
+
+    class Around:
+        def __init__(self, inner):
+            self.inner = inner
+
+        def __call__(self, item):
+            return self.inner(item)
+
+    items = Items()
+    items.transform = Compose([Around(Wait(0.02)), Wait(0.005)])
+    clock = watched(items)
+    items[0]
+    around_s, wait_s = (part_s for _, part_s in sorted(clock.take(0.0).parts))
+    assert around_s > wait_s
+
+
 def test_a_watched_data_set_is_what_it_was(watched):
     """It and its transforms: class, attributes, pickles and copies. Others of the class are not timed."""
     items = Items()
@@ -168,12 +195,15 @@ class RetryingHeir(Retrying):
 
 
 @pytest.mark.parametrize("kind", [Retrying, RetryingHeir])
-def test_a_data_set_s_own_signature_is_kept(watched, kind):
+def test_a_data_set_s_own_signature_is_kept(watched, monkeypatch, kind):
     """A sample that asks for another counts once."""
+    monkeypatch.setattr("loadtune.measure.worker_clock.CHEAP_SAMPLE_S", 0.0)
     clock = watched(items := kind())
     assert len(items) == 4
     assert items.__getitems__(places=[0], extra=7) == [(3, 3, 7)]
     assert clock.take(0.0).median_s is None
+    assert (items.__getitem__(place=1, is_last=True), items.__getitem__(0, 3)) == ((1, 0), (0, 3))
+    assert clock.take(0.0).median_s is not None
     assert items[0] == (3, 3)
     work = clock.take(0.0)
     assert (work.slowest_index, work.slowest_s) == (0, work.median_s)
@@ -290,6 +320,21 @@ def test_an_error_while_watching_becomes_the_reason(watched, monkeypatch):
     assert "Mute" in clock.reason
     assert dict(vars(Items)) == before
     assert items[1] == 1
+
+
+def test_an_error_while_replacing_leaves_nothing_replaced(watched, monkeypatch):
+    """Not even what was done before it."""
+    own = TimedMethods.switch
+
+    def switch(methods, *, is_on):
+        own(methods, is_on=is_on)
+        if is_on:
+            raise OSError("then")
+
+    before = dict(vars(Whole))
+    monkeypatch.setattr(TimedMethods, "switch", switch)
+    assert watched(Whole()).reason == "it cannot be watched: OSError: then"
+    assert dict(vars(Whole)) == before
 
 
 def test_an_error_of_the_data_set_passes_through(watched):
