@@ -104,7 +104,7 @@ def _split_waiting(trial: TrialResult, times: StepTimes, parts: _Parts, notes: l
         parts.add("waiting", left_s, "the device idle until a batch came")
         return
     if measured.setup is not None and (measured.setup.threads or 1) > 1:
-        notes.append("The workers have several threads: waiting for one another counts as reading.")
+        notes.append("The workers have several threads: reading while they compute does not count as reading.")
     busy = max(workers.busy_s_per_sample, 1e-12)
     moving = min(workers.collate_s_per_sample or 0.0, workers.cpu_s_per_sample or 0.0)
     costs: dict[Where, float] = {

@@ -96,7 +96,8 @@ PAGES = (
     Page(
         "slow-samples",
         "A few samples take many times the usual. Batches are handed over in order, so all that lie ready behind a "
-        "slow one wait for it (head of line). The slowest is named by its index.",
+        "slow one wait for it (head of line). The slowest is named by its index: under a Subset in the data set "
+        "below it, of an iterable data set among the samples of its worker.",
         "Each sample timed in its worker, waiting for a core left out.",
         (limits.STALL, limits.SLOW_FACTOR, limits.SLOW_EXCESS),
         f"{UNIT} The slow one of a watched data set is named in a test.",
@@ -254,7 +255,8 @@ PAGES = (
         "Fingerprints of each worker's first 16 samples.",
         (limits.REPEATED,),
         f"{UNIT} Two live workers with and without shards.",
-        "Random augmentation or shuffling hides repeats; samples that are all alike tell nothing.",
+        "Random augmentation or shuffling hides repeats; samples that are all alike tell nothing. Compared are "
+        "tensors, arrays, numbers and text alone.",
     ),
     Page(
         "swap",

@@ -16,7 +16,8 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from loadtune.errors import TargetError
 from loadtune.lifeline import end_with_parent
-from loadtune.measure.worker_clock import CLOCK, Hello, Work
+from loadtune.measure.batch_clock import Work
+from loadtune.measure.worker_clock import CLOCK, Hello
 from loadtune.records.settings import Settings
 from loadtune.workload.segmentation import Faults
 from loadtune.workload.target import DataSource
@@ -36,7 +37,8 @@ class Stamp:
     """CPU seconds of this worker since its batch before, all its threads; None for its first."""
     faults: Faults
     samples: int | None = None
-    """Samples collated, whatever they became; None where nothing is collated (batch_size=None)."""
+    """Samples collated, whatever they became; None where no list of them is: batch_size=None, or `__getitems__` that
+    makes something else."""
     work: Work | None = None
     """What it took; None where samples are not timed."""
     hello: Hello | None = None
@@ -60,19 +62,21 @@ class StampingCollate:
 
     Args:
         collate: The function that would have been called.
-        dataset: Asked for what went wrong, if it can say (`take_faults`).
+        dataset: Asked for what went wrong, if its class can say (`take_faults`).
         is_batched: Whether it is given a list of samples, not one.
     """
 
     def __init__(self, collate: Callable[[Any], Any], dataset: Any, *, is_batched: bool = True) -> None:
         self._collate = collate
         self._is_batched = is_batched
-        self._take_faults: Callable[[], Faults] = getattr(dataset, "take_faults", Faults)
+        # Of its class: a data set that forwards every name to another one is not asked for names of ours.
+        can_say = hasattr(type(dataset), "take_faults")
+        self._take_faults: Callable[[], Faults] = dataset.take_faults if can_say else Faults
         self._last: tuple[float, float] | None = None
 
     def __call__(self, samples: Any) -> StampedBatch:
         """Return the collated batch with its stamp."""
-        hello = CLOCK.hello(samples)
+        hello = CLOCK.hello(samples if self._is_batched else None)
         began_s = time.perf_counter()
         batch = self._collate(samples)
         work = CLOCK.take(time.perf_counter() - began_s)
@@ -81,7 +85,7 @@ class StampingCollate:
         wall_s, cpu_s = (None, None) if self._last is None else (now[0] - self._last[0], now[1] - self._last[1])
         self._last = now
         worker = None if info is None else info.id
-        count = len(samples) if self._is_batched else None
+        count = len(samples) if self._is_batched and isinstance(samples, list | tuple) else None
         return StampedBatch(batch, Stamp(worker, now[0], wall_s, cpu_s, self._take_faults(), count, work, hello))
 
 

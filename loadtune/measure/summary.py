@@ -143,7 +143,7 @@ def _worker_cost(leg: Leg, evidence: Evidence, windows: list[Window]) -> WorkerC
         wall_s_per_sample=fmean(wall_s) / per_batch if never_waits and wall_s else None,
         sample_bytes=None if evidence.batch_bytes is None else round(evidence.batch_bytes / per_batch),
         wall_spread_ratio=stdev(wall_s) / fmean(wall_s) if never_waits and len(wall_s) > 2 and fmean(wall_s) else None,
-        times=summarise_times(_worker_stamps(evidence, windows)),
+        times=summarise_times(_worker_stamps(evidence, windows), per_batch),
     )
 
 

@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean, median, stdev
 
+from loadtune.measure.batch_clock import Work
 from loadtune.measure.loader import Stamp
-from loadtune.measure.worker_clock import Hello, Work
+from loadtune.measure.worker_clock import STREAM, Hello
 from loadtune.records.measurement import PartCost, WorkerSetup, WorkerTimes
 from loadtune.records.resources import Unavailable
 
@@ -15,27 +16,31 @@ PARTS_MAX = 8
 """Parts named; the rest would fill the report."""
 
 
-def summarise_times(stamps: Sequence[Stamp]) -> WorkerTimes | None:
+def summarise_times(stamps: Sequence[Stamp], per_batch: float) -> WorkerTimes | None:
     """Return where the time of a sample goes; None where no batch was timed.
+
+    What the worker's other threads compute is no waiting: `blocked` is what no thread of it accounts for. Where several
+    compute side by side while the main thread waits for something else, it is therefore too small.
 
     Args:
         stamps: Of batches made by workers while measuring.
+        per_batch: Samples of a batch whose stamp does not say how many it holds.
     """
-    made = [(stamp.work, stamp.samples or 1) for stamp in stamps if stamp.work is not None]
-    if not made:
+    timed = [stamp for stamp in stamps if stamp.work is not None]
+    works = [stamp.work for stamp in timed if stamp.work is not None]
+    samples = sum(per_batch if stamp.samples is None else stamp.samples for stamp in timed)
+    if not samples:
         return None
-    works, samples = [work for work, _ in made], sum(count for _, count in made)
-    busy_s = sum(work.busy_s for work in works)
-    cpu_s, delayed_s = _sum_known([work.cpu_s for work in works]), _sum_known([work.delayed_s for work in works])
-    blocked_s = None if cpu_s is None or delayed_s is None else max(0.0, busy_s - cpu_s - delayed_s)
+    busy_s, cpu_s = sum(work.busy_s for work in works), sum(work.cpu_s for work in works)
+    working_s = max(cpu_s, sum(work.process_cpu_s for work in works))
+    delayed_s = _sum_known([work.delayed_s for work in works])
+    blocked_s = None if delayed_s is None else max(0.0, busy_s - delayed_s - working_s)
     batches_s = [work.busy_s for work in works]
     medians_s = [work.median_s for work in works if work.median_s is not None]
-    slowest = max(
-        (work for work in works if work.slowest_s is not None), key=lambda work: work.slowest_s or 0.0, default=None
-    )
+    slowest, slowest_in = _slowest(timed)
     return WorkerTimes(
         busy_s_per_sample=busy_s / samples,
-        cpu_s_per_sample=None if cpu_s is None else cpu_s / samples,
+        cpu_s_per_sample=cpu_s / samples,
         delayed_s_per_sample=None if delayed_s is None else delayed_s / samples,
         blocked_s_per_sample=None if blocked_s is None else blocked_s / samples,
         collate_s_per_sample=sum(work.collate_s for work in works) / samples,
@@ -43,10 +48,24 @@ def summarise_times(stamps: Sequence[Stamp]) -> WorkerTimes | None:
         median_sample_s=median(medians_s) if medians_s else None,
         slowest_sample_s=None if slowest is None else slowest.slowest_s,
         slowest_index=None if slowest is None else slowest.slowest_index,
+        slowest_in=slowest_in,
         slow_excess_ratio=_slow_excess_s(works, median(medians_s)) / busy_s if medians_s and busy_s > 0 else None,
         parts=_parts(works, samples),
         minor_faults_per_sample=sum(work.minor_faults for work in works) / samples,
     )
+
+
+def _slowest(stamps: Sequence[Stamp]) -> tuple[Work | None, str | None]:
+    """Return the batch with the slowest sample, and what that one's index counts in; None where none is known."""
+    found = [
+        (stamp.work, stamp.worker) for stamp in stamps if stamp.work is not None and stamp.work.slowest_s is not None
+    ]
+    if not found:
+        return None, None
+    work, worker = max(found, key=lambda each: each[0].slowest_s or 0.0)
+    if work.slowest_index is None:
+        return work, None
+    return work, f"{STREAM} {worker}" if work.indexed == STREAM else work.indexed
 
 
 def _sum_known(values: Sequence[float | None]) -> float | None:
@@ -64,7 +83,7 @@ def _slow_excess_s(works: Sequence[Work], median_s: float) -> float:
     return sum(slowest_s - usual_s for slowest_s, usual_s in usual if slowest_s > OUTLIER * usual_s)
 
 
-def _parts(works: Sequence[Work], samples: int) -> tuple[PartCost, ...]:
+def _parts(works: Sequence[Work], samples: float) -> tuple[PartCost, ...]:
     """Return the named parts, collate_fn among them, and what is left of the samples' time; dearest first."""
     sums: dict[str, float] = defaultdict(float)
     for work in works:
@@ -95,6 +114,8 @@ def summarise_setup(stamps: Sequence[Stamp], workers: int, start_method: str, be
         return None
     hellos = list(first.values())
     missing = [Unavailable(reading="worker.times", reason=hello.reason) for hello in hellos if hello.reason][:1]
+    if not missing and all(stamp.work is None for stamp in stamps):
+        missing.append(Unavailable(reading="worker.times", reason="samples come by no method that is watched"))
     repeated, why = _repeated_ratio(hellos) if len(first) == workers else (None, "a worker gave no batch")
     if why is not None:
         missing.append(Unavailable(reading="setup.repeated_ratio", reason=why))
@@ -112,8 +133,9 @@ def summarise_setup(stamps: Sequence[Stamp], workers: int, start_method: str, be
 def _repeated_ratio(hellos: Sequence[Hello]) -> tuple[float | None, str | None]:
     """Return the share of first samples that another worker gave as well, or None and the reason."""
     prints = [hello.prints for hello in hellos]
-    if not any(prints):
-        return None, "the data set is not iterable: the sampler deals its samples out"
+    reason = next((hello.prints_reason for hello in hellos if hello.prints_reason is not None), None)
+    if reason is not None:
+        return None, reason
     if len(prints) < 2:
         return None, "one worker repeats nothing"
     if min(len(set(each)) for each in prints) < 2:

@@ -49,16 +49,23 @@ class PartCost(Record, frozen=True, kw_only=True):
 class WorkerTimes(Record, frozen=True, kw_only=True):
     """Where the time of a sample goes in a worker that is at work: waiting for something to do is left out.
 
-    busy = on a core + delayed + blocked, of the thread that prepares.
+    busy = on a core + delayed + blocked, of the thread that prepares; where other threads of the worker compute for it,
+    on a core + delayed + blocked is less, and what they compute the rest.
     """
 
     busy_s_per_sample: Annotated[float, Meta(ge=0, description="Elapsed seconds, collate_fn included.")]
-    cpu_s_per_sample: Annotated[float | None, Meta(description="Of these, seconds on a core.")] = None
+    cpu_s_per_sample: Annotated[
+        float | None, Meta(description="Of these, seconds on a core: of the thread that prepares alone.")
+    ] = None
     delayed_s_per_sample: Annotated[
         float | None, Meta(description="Of these, ready to run and waiting for a core: by the kernel's schedstat.")
     ] = None
     blocked_s_per_sample: Annotated[
-        float | None, Meta(description="Of these, the rest: waiting for storage, network, a lock, or asleep.")
+        float | None,
+        Meta(
+            description="Of these, the rest in which no thread of the worker computed: waiting for storage, network, a "
+            "lock, or asleep. Too small where several threads compute at once."
+        ),
     ] = None
     collate_s_per_sample: Annotated[float | None, Meta(description="Of these, inside collate_fn.")] = None
     batch_spread_ratio: Annotated[
@@ -68,7 +75,14 @@ class WorkerTimes(Record, frozen=True, kw_only=True):
         None
     )
     slowest_sample_s: Annotated[float | None, Meta(description="The slowest sample met.")] = None
-    slowest_index: Annotated[int | None, Meta(description="Index of that sample in the data set.")] = None
+    slowest_index: Annotated[int | None, Meta(description="Index of that sample, in what slowest_in says.")] = None
+    slowest_in: Annotated[
+        str | None,
+        Meta(
+            description="`dataset`: as it was handed over; `dataset.dataset`: what that Subset is of; `worker 2`: the "
+            "samples that this worker took from an iterable data set, from 0 in each epoch."
+        ),
+    ] = None
     slow_excess_ratio: Annotated[
         float | None,
         Meta(description="Share of the busy time by which each batch's slowest sample exceeds its median sample."),

@@ -159,6 +159,22 @@ def test_a_stamp_says_when_by_whom_and_of_how_many():
     assert first.stamp.faults == Faults()
 
 
+def test_a_data_set_that_forwards_every_name_is_not_asked_for_ours():
+    """It would answer with something of its own."""
+
+    class Forwarding:
+        def __getattr__(self, name):
+            raise KeyError(name)
+
+    assert StampingCollate(list, Forwarding())([1]).stamp.faults == Faults()
+
+
+@pytest.mark.parametrize("made", [{"x": [1, 2, 3]}, iter([1, 2]), torch.zeros(3)])
+def test_what_is_no_list_of_samples_is_not_counted(made):
+    """`__getitems__` may make whatever the collate_fn takes."""
+    assert StampingCollate(lambda samples: samples, Counting())(made).stamp.samples is None
+
+
 def test_faults_travel_with_the_batch_in_which_they_were_met():
     """Each is told once."""
     loader = build_loader(describe_dataset(Faulty(), "it is"), Settings(num_workers=0, batch_size=4), 0)

@@ -170,6 +170,25 @@ def test_slow_samples_are_rare_and_cost_something(changes, is_told):
     assert "slow-samples" not in rules(run(stall=0.04, worker=times(**changes)))
 
 
+@pytest.mark.parametrize(
+    ("place", "named", "confirm"),
+    [
+        (None, "The slowest, sample 5, took", "dataset[5] timed"),
+        ("dataset", "The slowest, sample 5, took", "dataset[5] timed"),
+        ("dataset.dataset", "sample 5 of the data set under your Subset, took", "dataset.dataset[5] timed"),
+        ("worker 1", "number 5 (from 0) of worker 1's samples in an epoch, took", "iter(dataset)"),
+    ],
+)
+def test_the_slowest_sample_has_a_name_that_its_user_can_follow(place, named, confirm):
+    """An index means nothing without what it counts in."""
+    slow = times(slowest_sample_s=0.1, slow_excess_ratio=0.1, slowest_in=place)
+    found = rules(run(stall=0.3, worker=slow))["slow-samples"]
+    assert named in found.detail
+    assert confirm in found.confirm
+    nameless = rules(run(stall=0.3, worker=times(slowest_sample_s=0.1, slow_excess_ratio=0.1, slowest_index=None)))
+    assert "one by one" in nameless["slow-samples"].confirm
+
+
 @pytest.mark.parametrize(("busy", "spread", "is_told"), [(0.008, 0.5, True), (0.008, 0.2, False), (0.02, 0.5, False)])
 def test_a_short_queue_is_told_where_the_rate_suffices(busy, spread, is_told):
     """Two workers at 8 ms do 250/s, the device 142/s: the mean is enough. At 20 ms it is not."""

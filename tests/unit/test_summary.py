@@ -1,10 +1,12 @@
 """What did a leg show? Made-up steps and stamps, and the Measurement that follows from them."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from loadtune.measure.accelerator import Step
+from loadtune.measure.batch_clock import Work
 from loadtune.measure.loader import Stamp
 from loadtune.measure.loop import make_window
 from loadtune.measure.summary import BAD_SAMPLES_LISTED, Evidence, count_ready, summarise
@@ -115,6 +117,13 @@ def test_busy_spans_are_kept_of_a_replayed_device_alone():
     """A real one is watched by its driver."""
     assert len(summarise(make_leg(), make_evidence()).busy_spans) == 21
     assert summarise(make_leg("cpu"), make_evidence()).busy_spans == ()
+
+
+def test_a_batch_that_does_not_say_how_many_samples_it_holds_has_as_many_as_the_others():
+    """Windows know it from the tensors: four."""
+    work = Work(0.4, 0.1, 0.1, 0.0, 0.0, 0.4, 0.4, 3, "dataset", (), 0)
+    taken = [(replace(stamp, samples=None, work=work), at_s) for stamp, at_s in TAKEN]
+    assert summarise(make_leg(), make_evidence(taken=taken)).worker.times.busy_s_per_sample == pytest.approx(0.1)
 
 
 def test_without_workers_there_is_no_worker_s_cost():

@@ -26,7 +26,7 @@ from loadtune.advice.thresholds import (
     STALL,
 )
 from loadtune.advice.worth import device_rate_per_s, worth_of_feeding
-from loadtune.records.measurement import TrialResult
+from loadtune.records.measurement import TrialResult, WorkerTimes
 from loadtune.records.report import Evidence, Finding
 
 
@@ -100,7 +100,7 @@ def slow_samples(case: Case) -> Finding | None:
     factor = (times.slowest_sample_s or 0.0) / times.median_sample_s
     if factor < SLOW_FACTOR.value or times.slow_excess_ratio < SLOW_EXCESS.value:
         return None
-    named = "one sample" if times.slowest_index is None else f"sample {times.slowest_index}"
+    named, confirm = _name_slowest(times)
     waits = "The batches behind it wait: they are handed over in order." if case.chosen.settings.in_order else ""
     return Finding(
         rule="slow-samples",
@@ -116,10 +116,26 @@ def slow_samples(case: Case) -> Finding | None:
             SLOW_EXCESS.evidence(times.slow_excess_ratio),
             *(() if times.slowest_index is None else (plain("slowest_index", float(times.slowest_index)),)),
         ),
-        confirm=f"dataset[{times.slowest_index}] timed by itself is as slow again."
-        if times.slowest_index is not None
-        else "Time the samples one by one.",
+        confirm=confirm,
         worth_per_s=worth_of_feeding(case, case.chosen),
+    )
+
+
+def _name_slowest(times: WorkerTimes) -> tuple[str, str]:
+    """Return the slowest sample by a name that its user can follow, and how to see for oneself that it is slow."""
+    index, place = times.slowest_index, times.slowest_in or "dataset"
+    if index is None:
+        return "one sample", "Time the samples one by one."
+    if place == "dataset":
+        return f"sample {index}", f"dataset[{index}] timed by itself is as slow again."
+    if place.startswith("dataset"):
+        return (
+            f"sample {index} of the data set under your Subset",
+            f"{place}[{index}] timed by itself is as slow again.",
+        )
+    return (
+        f"number {index} (from 0) of {place}'s samples in an epoch",
+        "Walk through iter(dataset) in a worker and time each step: a few take many times the median.",
     )
 
 
