@@ -44,7 +44,7 @@ def test_one_drawing_is_shown_for_each_width(open_page: Open) -> None:
     for width_px, shown in ((360, "narrow"), (1280, "wide")):
         page = open_page(render_html(faster_report()), width_px=width_px)
         visible = page.locator(".chart:visible")
-        assert [visible.nth(i).get_attribute("class") for i in range(visible.count())] == [f"chart {shown}"] * 2
+        assert [visible.nth(i).get_attribute("class") for i in range(visible.count())] == [f"chart {shown}"] * 3
         heights = page.evaluate(
             "[...document.querySelectorAll('.chart text')].map(t => t.getBoundingClientRect().height)"
         )
@@ -56,7 +56,7 @@ def test_page_is_complete_without_scripts(open_page: Open) -> None:
     page = open_page(render_html(faster_report()), java_script_enabled=False)
     assert page.locator("#paste").inner_text() == "DataLoader(dataset, batch_size=16, num_workers=4)"
     assert page.locator("table.sortable tbody").count() == 15
-    assert page.locator(".chart.wide:visible").count() == 2
+    assert page.locator(".chart.wide:visible").count() == 3
     assert page.locator("button:visible").count() == 0
     page.locator(".failure summary").first.click()
     assert page.locator(".failure pre").first.is_visible()
@@ -129,11 +129,20 @@ def test_theme_follows_the_system_until_one_is_chosen(open_page: Open) -> None:
 def test_copy_button_takes_the_pasted_line(open_page: Open) -> None:
     """The clipboard gets the line, or the line is selected where the clipboard is forbidden."""
     page = open_page(render_html(faster_report()))
-    page.get_by_role("button", name="Copy").click()
-    button = page.locator("[data-copies]")
+    button = page.locator('[data-copies="paste"]')
+    button.click()
     button.filter(has_text="ed").wait_for()
     if button.inner_text() == "Selected":
         assert page.evaluate("getSelection().toString()").startswith("DataLoader(dataset")
+
+
+def test_the_larger_batch_s_schedule_can_be_copied_too(open_page: Open) -> None:
+    """Its own button takes its own code."""
+    page = open_page(render_html(faster_report()))
+    button = page.locator('[data-copies="anneal-32"]')
+    button.click()
+    button.filter(has_text="ed").wait_for()
+    assert "anneal(" in page.locator("#anneal-32").inner_text()
 
 
 def test_report_can_be_saved_from_the_page(open_page: Open) -> None:
