@@ -66,7 +66,7 @@ class ReplayProfile(Record, frozen=True, kw_only=True):
 
 
 def _between(low: ProfilePoint, high: ProfilePoint, batch_size: int, *, from_zero: bool = False) -> ProfilePoint:
-    """Interpolate every quantity; `from_zero` takes the low end as batch 0 with nothing to do."""
+    """Interpolate every quantity, also beyond the points; `from_zero` takes the low end as batch 0 with nothing to do."""
     low_size = 0 if from_zero else low.batch_size
     share = (batch_size - low_size) / (high.batch_size - low_size)
 
@@ -78,7 +78,8 @@ def _between(low: ProfilePoint, high: ProfilePoint, batch_size: int, *, from_zer
         batch_size=batch_size,
         device_s=mix("device_s"),
         spread_s=mix("spread_s"),
-        host_cpu_s=mix("host_cpu_s"),
+        # The least of a few dozen launches is noisy: a fall between two points is not carried on down to nothing.
+        host_cpu_s=max(mix("host_cpu_s"), high.host_cpu_s if share > 1 else 0.0),
         copy_s=mix("copy_s"),
         memory_bytes=round(mix("memory_bytes")),
     )

@@ -106,3 +106,10 @@ def test_what_has_no_profile_is_refused_before_work_begins(words, told):
         check(options(**words))
     assert told in raised.value.what
     assert raised.value.hint
+
+
+@pytest.mark.parametrize("batch_size", [64, 128, 256, 512])
+def test_a_shipped_profile_never_launches_for_nothing(batch_size):
+    """Beyond its largest batch a noisy fall of the host's cost is not carried on."""
+    for profile in measured_profiles():
+        assert profile.at(batch_size).host_cpu_s >= 0.9 * min(point.host_cpu_s for point in profile.points)
