@@ -66,7 +66,7 @@ class ReplayProfile(Record, frozen=True, kw_only=True):
 
 
 def _between(low: ProfilePoint, high: ProfilePoint, batch_size: int, *, from_zero: bool = False) -> ProfilePoint:
-    """Interpolate every quantity, also beyond the points; `from_zero` takes the low end as batch 0 with nothing to do."""
+    """Interpolate each quantity, also beyond the points; `from_zero` takes batch 0 with nothing to do as low end."""
     low_size = 0 if from_zero else low.batch_size
     share = (batch_size - low_size) / (high.batch_size - low_size)
 
