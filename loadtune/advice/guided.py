@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from loadtune.advice.expecting import Expectations
 from loadtune.advice.feasibility import Obstacle
 from loadtune.advice.screening import Screening
-from loadtune.advice.search import MEASURE_MAX_S, MEASURE_MIN_S, Ledger, Leg, describe, with_axes
+from loadtune.advice.search import MEASURE_MIN_S, Ledger, Leg, describe, with_axes
 from loadtune.records.measurement import Role, TrialResult
 from loadtune.records.report import Expectation, SearchSummary
 from loadtune.records.settings import Settings
@@ -33,14 +33,15 @@ SATURATED_RATIO = 0.9
 """Share of the usable cores in use from which one step without a gain is enough."""
 MAIN_BOUND_CORES = 0.85
 """Cores of the main process from which fewer workers may be faster, whatever the model says of them."""
-CLIMB_S = 1.5
-"""Seconds in windows of a first look. The race looks longer at what is left."""
+LOOK_S = 1.5
+"""Seconds in windows of a look. Longer ones narrow what differs within a run only; the next look sees the rest."""
 ROUNDS_MAX = 3
 """Looks at a contender; a fourth gives the duel's seconds away."""
 CONTENDERS_MAX = 4
-"""Settings in the race beside the baseline: more of them tie anyway, and each costs a leg a round."""
-NEAR_RATIO = 0.9
-"""Share of the best from which a cheaper setting may turn out to tie: first looks differ by 2 to 8 %."""
+"""Settings in the race: more of them tie anyway, and each costs a leg a round."""
+NEAR_RATIO, NEAR_BUSY_RATIO = 0.94, 0.9
+"""Share of the best from which a cheaper setting may turn out to tie: looks at one setting differ by up to 3 %, and by
+up to 8 % where it takes all cores. Higher would miss a tie by noise; lower looks again at what is plainly slower."""
 
 
 class GuidedSearch:
@@ -136,7 +137,7 @@ class GuidedSearch:
     def _plan(self) -> Iterator[Leg | None]:
         """Yield leg after leg, each chosen by what is known then; None: the seconds do not suffice for what is next."""
         own = self._baseline.batch_size
-        yield Leg(settings=self._baseline, role="baseline", measure_s=CLIMB_S)
+        yield Leg(settings=self._baseline, role="baseline", measure_s=LOOK_S)
         yield Leg(settings=self._baseline, role="ceiling", feed="resident", measure_s=MEASURE_MIN_S)
         self._is_fed = self._reached(own) >= FED_RATIO
         if self._is_fed:
@@ -148,10 +149,10 @@ class GuidedSearch:
             alone = with_axes(self._baseline, 1, own)
             yield Leg(settings=alone, role="loader", consume="nothing", measure_s=MEASURE_MIN_S)
         while (point := self._next_point(own)) is not None:
-            yield Leg(settings=point, role="grid", measure_s=CLIMB_S)
+            yield Leg(settings=point, role="grid", measure_s=LOOK_S)
         yield from self._grow_batch()
-        yield from self._race()
         yield from self._climb_again()
+        yield from self._race()
 
     # The climb ------------------------------------------------------------------------------------------------------
 
@@ -261,21 +262,30 @@ class GuidedSearch:
                 reached = "" if expected is None else f" ({expected:.4g} samples/s expected)"
                 self._ledger.note(f"batch_size={size}: the loader cannot feed it{reached}.")
                 return
-            yield Leg(settings=self._point(count, size), role="grid", measure_s=CLIMB_S)
+            yield Leg(settings=self._point(count, size), role="grid", measure_s=LOOK_S)
 
     def _climb_again(self) -> Iterator[Leg]:
-        """Look for the workers that a larger batch wants, where one is ahead: the device asks more of the loader."""
+        """Look for the workers that a larger batch wants, where one is ahead: the device asks more of the loader.
+
+        Of the batches that tie, it is the one with which the device could take most.
+        """
         rates = self._ledger.rates()
-        best = max(rates, key=lambda each: rates[each], default=self._baseline)
-        if best.batch_size == self._baseline.batch_size:
+        best = max(rates.values(), default=0.0)
+        sizes = {each.batch_size for each, rate in rates.items() if rate >= TIE_RATIO * best}
+        size = max(sizes, key=lambda each: (self.expectations.device_rate_per_s(each) or 0.0, -each), default=0)
+        if size <= self._baseline.batch_size:
             return
-        while (point := self._next_point(best.batch_size)) is not None:
-            yield Leg(settings=point, role="grid", measure_s=CLIMB_S)
+        while (point := self._next_point(size)) is not None:
+            yield Leg(settings=point, role="grid", measure_s=LOOK_S)
 
     # The race -------------------------------------------------------------------------------------------------------
 
     def _race(self) -> Iterator[Leg | None]:
-        """Look again at what may still win, each round with the baseline; stop when the choice stands."""
+        """Look again at what may still win; stop when the choice stands.
+
+        The contenders are each other's control: all of them run in every round. The baseline joins them where it is
+        one; where nothing but it contests the choice, the duel that follows tells those two apart better.
+        """
         chosen: Settings | None = None
         for number in range(1, ROUNDS_MAX):
             before, (chosen, contenders) = chosen, self._contenders()
@@ -285,14 +295,13 @@ class GuidedSearch:
                     + ("nothing else may still win." if not contenders else "the choice stood.")
                 )
                 return
-            while len(contenders) * (self._ledger.overhead_s() + CLIMB_S) > self._seconds_left:
+            while len(contenders) * (self._ledger.overhead_s() + LOOK_S) > self._seconds_left:
                 self._short = f"Another look at {len(contenders)} settings did not fit into {self._seconds_left:.0f} s."
                 yield None
             self._random.shuffle(contenders)
-            share_s = self._seconds_left / (2 * len(contenders)) - self._ledger.overhead_s()
             for each in contenders:
                 role: Role = "baseline" if each == self._baseline else "grid"
-                yield Leg(settings=each, role=role, round=number, measure_s=min(MEASURE_MAX_S, max(CLIMB_S, share_s)))
+                yield Leg(settings=each, role=role, round=number, measure_s=LOOK_S)
 
     def _contenders(self) -> tuple[Settings | None, list[Settings]]:
         """Return the choice as it stands, and what to look at again; nothing where the baseline stands alone."""
@@ -303,10 +312,12 @@ class GuidedSearch:
         best = screening.best(own, self._baseline)
         chosen = min(screening.tied(own, best), key=screening.cost_order)
         cheaper = [each for each in own if screening.cost_order(each) < screening.cost_order(chosen)]
-        near = [each for each in cheaper if screening.compare(each, best)[0] >= NEAR_RATIO]
+        near = [each for each in cheaper if screening.compare(each, best)[0] >= self._near_ratio(best)]
         disturbed = [each.settings for each in self._ledger.results if self._ledger.is_disturbed(each)]
         race = list(dict.fromkeys([chosen, best, *near, *(each for each in disturbed if each in own)]))[:CONTENDERS_MAX]
-        if race == [chosen]:  # separated: it is the best, and nothing cheaper is near; its duel with yours follows
-            return chosen, []
-        has_control = self._baseline in screening.rates and self._baseline not in race
-        return chosen, [*race, self._baseline] if has_control else race
+        # Separated: it is the best, and nothing cheaper is near but what its duel is with.
+        return chosen, race if set(race) - {chosen, self._baseline} else []
+
+    def _near_ratio(self, best: Settings) -> float:
+        is_busy = self._is_saturated(best.num_workers, best.batch_size)
+        return NEAR_BUSY_RATIO if is_busy else NEAR_RATIO

@@ -187,16 +187,38 @@ def test_a_winner_that_stands_apart_needs_no_second_look():
     assert "after 1 look:" in search.notes()[-1]
 
 
-def test_the_race_pairs_every_round_with_the_baseline():
-    _, runner = search_in(WORLDS["device-bound"], 90.0)
-    rounds = {each.round for each in runner.results}
-    assert len(rounds) >= 2
-    for number in rounds - {0}:
-        assert BASELINE in {each.settings for each in runner.results if each.round == number}
+def test_the_contenders_of_the_race_are_each_others_control():
+    """8 workers reach 0.96 of what 12 do: both look again, in every round; the baseline, far below, does not."""
+    world = World(lambda w: max(1, w) / 0.03, device=278.0, wall_s=0.03, cpu_s=0.001)
+    _, runner = search_in(world, 90.0)
+    later = [each for each in runner.results if each.round]
+    assert later
+    for number in {each.round for each in later}:
+        assert {each.settings.num_workers for each in later if each.round == number} == {8, 12}
+
+
+def test_what_is_plainly_slower_is_not_looked_at_again():
+    """8 workers reach 0.92 of what 12 do, with cores to spare: looks differ by less."""
+    world = World(lambda w: max(1, w) / 0.03, device=290.0, wall_s=0.03, cpu_s=0.001)
+    _, runner = search_in(world, 90.0)
+    assert {8, 12} <= set(end_to_end(runner))
+    assert {each.round for each in runner.results} == {0}
+    busy = World(lambda w: max(1, w) / 0.03, device=290.0, wall_s=0.03, cpu_s=2 / 290)
+    _, runner = search_in(busy, 90.0)
+    assert 8 in {each.settings.num_workers for each in runner.results if each.round == 1}
+
+
+def test_what_only_the_baseline_contests_is_left_to_their_duel():
+    """0 workers and the baseline's 2 are all that is near: no look tells them apart as a duel does."""
+    search, runner = search_in(WORLDS["device-bound"], 90.0, runner=WORLDS["device-bound"].runner(noise_sd=0.001))
+    assert choose(runner.results, BASELINE).settings.num_workers == 0
+    assert {each.round for each in runner.results} == {0}
+    assert "nothing else may still win" in search.notes()[-1]
 
 
 def test_a_second_look_that_does_not_fit_is_said_and_taken_up_again():
-    search, runner = search_in(WORLDS["device-bound"], 11.0)
+    world = World(lambda w: max(1, w) / 0.03, device=278.0, wall_s=0.03, cpu_s=0.001)
+    search, runner = search_in(world, 13.0)
     assert {each.round for each in runner.results} == {0}
     assert "did not fit" in search.notes()[-1]
     drive(search, runner, 90.0)
@@ -224,6 +246,19 @@ def test_larger_batches_are_measured_while_device_and_loader_gain():
     search, _ = search_in(world, 120.0, runner=capped, batch_sizes=(16, 32, 64))
     assert {each.settings.batch_size for each in capped.results if is_end_to_end(each)} == {16}
     assert any("grows no more" in note for note in search.notes())
+
+
+def test_of_batches_that_tie_the_one_with_most_room_is_climbed():
+    """2 workers give 450 at any batch; batch 64 is fed at 460, batch 128 would take 550, and 4 workers give 500."""
+    device = {16: 240.0, 32: 355.0, 64: 460.0, 128: 550.0}
+    world = World(lambda w: 0.0, wall_s=0.002, cpu_s=0.002)
+    runner = world.runner()
+    runner.device_rate = lambda batch: device[batch]
+    loader = {0: 250.0, 1: 300.0, 2: 450.0}
+    runner.surface = lambda each: min(loader.get(each.num_workers, 500.0), device[each.batch_size])
+    search_in(world, 120.0, runner=runner, batch_sizes=tuple(device))
+    tried = {(each.settings.num_workers, each.settings.batch_size) for each in runner.results if is_end_to_end(each)}
+    assert any(workers > 2 and batch == 128 for workers, batch in tried)
 
 
 @pytest.mark.parametrize("largest", [16, 64, 256, 1024])
