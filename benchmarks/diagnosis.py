@@ -155,7 +155,7 @@ def find_missing(record: dict[str, Any], units: Sequence[Unit], digest: str, *, 
 
 def digest_rules() -> str:
     """Return a digest of the code that advises, so that rows say which rules they judge."""
-    files = sorted(RULES.glob("*.py"))
+    files = sorted(RULES.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
