@@ -33,11 +33,11 @@ from loadtune.records.settings import MeasureOptions, Settings
 from loadtune.render.saved import read_report
 
 BATCH = 16
-PROBE_BUDGET_S = 90.0
+PROBE_BUDGET_S = 140.0
 """Of our own answer, its duel included."""
 PROBE_COST_S = PROBE_BUDGET_S + 12.0
 """Seconds to leave for it: the command ends a little after its budget."""
-CELL_COST_S = 14.0
+CELL_COST_S = 20.0
 RESTART_S = 8.0
 """Of a new process: torch, a context, cuDNN."""
 MEASURE_S, CAP_S = 5.0, 12.0
