@@ -62,7 +62,7 @@ class Recipe:
         device_s: Seconds a step at `BATCH`, in proportion to the batch.
         host_s: CPU of the host a step, whatever the batch.
         copy_s: Copy of a batch.
-        run_ahead: Steps queued; 1: the host waits for each.
+        run_ahead: Steps queued; 0: each step waits for the device itself.
         neighbours: Processes that spin beside it.
         quota_cores: cgroup CPU quota.
         shm_bytes: Size of /dev/shm.
@@ -244,7 +244,7 @@ def _wait_each_step(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
     """Let the host wait for every step: its own work for a batch, hidden before, then adds to the step."""
     part = share(draw, strength)
     boxes = 2.5 * part / (1 - part) * recipe.device_s / BOX_S / BATCH  # few lie in the caches, and cost less
-    return replace(recipe, run_ahead=1, boxes=int(boxes))
+    return replace(recipe, run_ahead=0, boxes=int(boxes))
 
 
 def _repeat(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:

@@ -60,8 +60,8 @@ JITTER_CHOICES = np.arange(0.01, 0.50, 0.01)
 LOW_CHOICES = np.arange(0.30, 1.00, 0.02)
 """Thresholds that the article's rule may choose from, finer than its samples' rounding shows."""
 LIMITS = HostLimits(usable_cores=8.0, affinity_cores=8, memory_limit_bytes=10**11, memory_available_bytes=10**11)
-IDLE_CORES = 1.0
-"""Used of those eight, so that more workers could run: whether they can is not what is asked here."""
+IDLE_CORES = 0.5
+"""Used of those eight by workers and main process each, so that more workers could run and neither is the limit."""
 OURS_MIN, STALLED_MIN, BLAMED_MAX = 0.9, 0.95, 0.05
 """Share that loadtune is to name rightly, of all and of those that stall every step, and may blame wrongly."""
 

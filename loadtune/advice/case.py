@@ -65,14 +65,20 @@ def main_work_s(trials: Sequence[TrialResult]) -> float:
     training used 0.99 cores, and launching took a fifth of that. Infinite where either is not known.
     """
     measured = [(trial, trial.measurement) for trial in trials if trial.measurement is not None]
-    taking = [m.main_cpu_s_per_sample for trial, m in measured if trial.consume == "nothing"]
+    taking_s = taking_cpu_s(trials)
     launching = [
         m.launch_cpu_s / trial.settings.batch_size
         for trial, m in measured
         if trial.consume == "device" and trial.feed == "loader" and m.launch_cpu_s is not None
     ]
-    known = [each for each in taking if each is not None]
-    return max(known) + min(launching) if known and launching else math.inf
+    return taking_s + min(launching) if taking_s is not None and launching else math.inf
+
+
+def taking_cpu_s(trials: Sequence[TrialResult]) -> float | None:
+    """Return the CPU seconds that taking a sample from a worker costs the main process; None if it never ran alone."""
+    measured = [trial.measurement for trial in trials if trial.consume == "nothing" and trial.measurement is not None]
+    known = [each.main_cpu_s_per_sample for each in measured if each.main_cpu_s_per_sample is not None]
+    return max(known, default=None)
 
 
 def main_work_cores(trial: TrialResult, trials: Sequence[TrialResult]) -> float | None:
@@ -195,6 +201,12 @@ def capacity_per_s(trial: TrialResult) -> float | None:
     """Return what the workers could deliver if they never waited for work; None where not measured."""
     times = worker_times(trial)
     return None if times is None else trial.settings.num_workers / times.busy_s_per_sample
+
+
+def spare_ratio(trial: TrialResult) -> float | None:
+    """Return what the workers could deliver by what they did deliver; None where not measured."""
+    capacity = capacity_per_s(trial)
+    return capacity / trial.rate_per_s if capacity and trial.rate_per_s else None
 
 
 def resident_trials(case: Case) -> dict[int, TrialResult]:

@@ -86,9 +86,11 @@ PAGES = (
     Page(
         "storage-bound",
         "The workers mostly wait for reads. Misses of the page cache tell a cold cache on this machine's disk; few "
-        "misses and blocked workers mean a network file system, a service, or a wait in the data set's code.",
+        "misses and blocked workers mean a network file system, a service, or a wait in the data set's code, and then "
+        "it speaks only where more workers were seen not to hide it, or no core is left for them: else loader-bound "
+        "does.",
         "Share of bytes that storage delivered (/proc/<pid>/io), and of a worker's time off the cores (schedstat).",
-        (limits.STALL, limits.MISS, limits.BLOCKED, limits.SATURATED),
+        (limits.STALL, limits.MISS, limits.BLOCKED, limits.SATURATED, limits.PLATEAU),
         f"{UNIT} {LIVE}.",
         "Network and overlay file systems count no misses; then blocked workers alone decide. Silent where the cores "
         "are used up: a thread that waits for others of its process looks blocked too.",
@@ -98,8 +100,9 @@ PAGES = (
         "A few samples take many times the usual. Batches are handed over in order, so all that lie ready behind a "
         "slow one wait for it (head of line). The slowest is named by its index: under a Subset in the data set "
         "below it, of an iterable data set among the samples of its worker.",
-        "Each sample timed in its worker, waiting for a core left out.",
-        (limits.STALL, limits.SLOW_FACTOR, limits.SLOW_EXCESS),
+        "Each sample timed in its worker, waiting for a core left out. It is silent where workers that could make half "
+        "as much again as the device takes have steps enough in the queue to hide the slowest.",
+        (limits.STALL, limits.SLOW_FACTOR, limits.SLOW_EXCESS, limits.HANDOVER_SPARE),
         f"{UNIT} The slow one of a watched data set is named in a test.",
         f"{WORKERS_ONLY} Data sets with __getitems__ give all samples of a batch at once, and none can be named.",
     ),
@@ -125,19 +128,20 @@ PAGES = (
     ),
     Page(
         "main-process-bound",
-        "The main process uses its one core all the time while the device waits: unpickling, pinning, or the loop's "
-        "own Python. More workers make it worse.",
-        "CPU time of the main process by /proc.",
-        (limits.STALL, limits.MAIN_CORES),
+        "The main process uses its one core all the time while the device waits, or half of it to take batches of "
+        "which the workers could make far more: unpickling, pinning, or the loop's own Python. More workers make it "
+        "worse.",
+        "CPU time of the main process by /proc, and what the workers could make if they never waited.",
+        (limits.STALL, limits.MAIN_CORES, limits.HANDOVER_CORES, limits.HANDOVER_SPARE),
         UNIT,
         "On device cpu the main process trains, and a busy one says nothing.",
     ),
     Page(
         "loader-bound",
-        "The device waits, cores are idle, and neither storage nor anything more specific was seen: there are too few "
-        "workers.",
+        "The device waits, cores are idle, and nothing speaks against more workers: there are too few. Where a worker "
+        "mostly waits for something else than a core, that is told: more workers hide it.",
         "The stall ratio, the cores in use, misses, blocked workers, and trials with more workers.",
-        (limits.STALL, limits.SATURATED, limits.PLATEAU),
+        (limits.STALL, limits.SATURATED, limits.MISS, limits.BLOCKED, limits.PLATEAU, limits.HANDOVER_SPARE),
         UNIT,
         "Cores that were not read leave it undecided.",
     ),
@@ -163,7 +167,7 @@ PAGES = (
         "queue helps, and more workers do not.",
         "What the workers could deliver if they never waited for work, by what the device takes; spread of a batch's "
         "time.",
-        (limits.STALL, limits.CAPACITY, limits.SPREAD),
+        (limits.STALL, limits.CAPACITY, limits.SPREAD, limits.HANDOVER_SPARE),
         UNIT,
         WORKERS_ONLY,
     ),
@@ -201,7 +205,7 @@ PAGES = (
         "workers shared with their parent is copied.",
         "Proportional set size after the first batch and at the end, the prefetch queue left out, projected over an "
         "epoch.",
-        (limits.GROWTH,),
+        (limits.GROWTH, limits.GROWTH_OWN),
         UNIT,
         "Not collected where smaps_rollup cannot be read, or without a length.",
     ),
@@ -233,11 +237,14 @@ PAGES = (
     Page(
         "synchronising-step",
         "The training step waits for the device itself (.item(), .cpu(), print of a tensor): the host cannot queue "
-        "ahead, and the device pauses between the steps. Pauses in which the host waited for a batch are the loader's.",
-        "One warm step under torch's own debug mode, which warns of each wait; the device's idle time in the loop.",
+        "ahead, and the device pauses between the steps. Pauses in which the host waited for a batch are the loader's; "
+        "those in which it took one that lay ready are not.",
+        "One warm step under torch's own debug mode, which warns of each wait; the device's idle time in the loop; the "
+        "host's CPU to take a batch, from the loader alone.",
         (limits.STALL,),
         f"{UNIT} The counting is tested against scripted warnings. On a real GPU it has not been validated.",
-        "CUDA only. Collectives and sparse operations are not covered by torch's mode.",
+        "CUDA, or a replayed device that is told to wait. Collectives and sparse operations are not covered by torch's "
+        "mode.",
     ),
     Page(
         "small-batch-norm",

@@ -58,6 +58,19 @@ MAIN_CORES = Threshold(
     "lower blames a main process that could still take more",
     "cores",
 )
+HANDOVER_CORES = Threshold(
+    "handover_cores",
+    0.5,
+    f"{OWN}: half of the one core, while it waits by turns for the writer's end of the pipe",
+    "lower blames a main process that mostly waits",
+    "cores",
+)
+HANDOVER_SPARE = Threshold(
+    "loader_spare_ratio",
+    1.5,
+    f"{OWN}: workers that could make half as much again are held up behind them",
+    "lower blames the main process where the workers are as slow",
+)
 MISS = Threshold(
     "miss_ratio",
     0.5,
@@ -98,9 +111,9 @@ LAUNCH = Threshold(
 )
 CAPACITY = Threshold(
     "loader_capacity_ratio",
-    1.15,
-    f"{OWN}: the spare rate at which a steady loader never lets the device wait",
-    "lower takes a loader for fast enough that is as slow as the device",
+    1.05,
+    f"{OWN}: a steady loader with so much to spare never lets the device wait; 5 % is what single trials are good to",
+    "lower takes a loader for fast enough that is as slow as the device, higher misses uneven ones that just suffice",
 )
 SLOW_FACTOR = Threshold(
     "slowest_by_median",
@@ -166,6 +179,12 @@ GROWTH = Threshold(
     0.1,
     f"{OWN}: share of the memory limit that one epoch would add",
     "lower tells of allocators that settle, higher of a machine that is about to run out",
+)
+GROWTH_OWN = Threshold(
+    "growth_own_ratio",
+    0.25,
+    f"{OWN}: share of what the training's processes held at first that one epoch would add",
+    "lower tells of caches that fill, higher misses copied pages on a machine with memory to spare",
 )
 PINNED = Threshold(
     "pinned_ratio",

@@ -33,6 +33,10 @@ STRIDE_SAMPLES = 100_003
 """How far apart in the sample order two starts begin. A prime: taken modulo the length of any data set it leads
 somewhere else each time."""
 
+LATE_RATIO = 0.05
+"""Of a duel's seconds, by which a pair may end late that a verdict still needs. 0 threw away a duel of 77 s on an H200,
+whose starts had taken longer than planned, for want of its eighth pair; more breaks the promise of the budget."""
+
 Report = Callable[[int, int], None]
 """Told after each pair: pairs done, pairs planned."""
 
@@ -60,13 +64,15 @@ def hold_duel(
         baseline: The side that ratios are over.
         contender: The other side.
         plan: Pairs, slices, their heads and restarts.
-        deadline_s: time.monotonic() at which no further pair begins.
+        deadline_s: time.monotonic() at which the last pair has ended; by `LATE_RATIO` later where a verdict needs it.
         report: Told of progress.
     """
     began_s, course = time.monotonic(), _Course(notes=[] if plan.note is None else [plan.note])
     is_interrupted = False
     try:
-        _run_starts(arena, (baseline, contender), plan, deadline_s, report, course)
+        late_s = LATE_RATIO * max(0.0, deadline_s - began_s) if plan.pairs >= DUEL_PAIRS_MIN else 0.0
+        time_left = _TimeLeft(deadline_s, late_s)
+        _run_starts(arena, (baseline, contender), plan, time_left, report, course)
     except KeyboardInterrupt:
         is_interrupted = True
         course.notes.append("Interrupted; the pairs of the start that was under way are not in.")
@@ -96,11 +102,31 @@ class _Course:
     failure: Failure | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _TimeLeft:
+    """Until when a duel may run: to its deadline, and later where that gives it the pairs that a verdict needs."""
+
+    deadline_s: float
+    late_s: float
+
+    def holds(self, pair_s: float, done: int, before_s: float = 0.0) -> bool:
+        """Say whether another pair may begin.
+
+        Args:
+            pair_s: Seconds of a pair.
+            done: Pairs so far.
+            before_s: Seconds until it can begin.
+        """
+        left_s = self.deadline_s - time.monotonic() - before_s
+        missing = DUEL_PAIRS_MIN - done
+        return pair_s <= left_s or 0 < missing * pair_s <= left_s + self.late_s
+
+
 def _run_starts(
     arena: Arena,
     sides: tuple[TrialSpec, TrialSpec],
     plan: DuelPlan,
-    deadline_s: float,
+    time_left: _TimeLeft,
     report: Report,
     course: _Course,
 ) -> None:
@@ -109,16 +135,15 @@ def _run_starts(
         started_s = time.monotonic()
         share = [pair * plan.restarts // plan.pairs for pair in range(plan.pairs)].count(restart)
         specs = (apart(sides[0], restart, 0), apart(sides[1], restart, 1))
-        done, course.failure = _run_restart(arena, specs, plan, restart, share, deadline_s)
+        done, course.failure = _run_restart(arena, specs, plan, (restart, share, len(course.pairs)), time_left)
         course.pairs += done
         which = f"start {restart + 1} of {plan.restarts}"
         if course.failure is not None:
             course.notes.append(f"A side was lost in {which}: {course.failure.message}")
             return
         report(len(course.pairs), plan.pairs)
-        now_s = time.monotonic()
-        start_s = now_s - started_s - 2 * plan.slice_s * len(done)
-        if now_s + start_s + 2 * plan.slice_s > deadline_s and restart + 1 < plan.restarts:
+        start_s = time.monotonic() - started_s - 2 * plan.slice_s * len(done)
+        if not time_left.holds(2 * plan.slice_s, len(course.pairs), start_s) and restart + 1 < plan.restarts:
             course.notes.append(f"Time was up after {restart + 1} of {plan.restarts} starts.")
             return
 
@@ -127,22 +152,30 @@ def _run_restart(
     arena: Arena,
     specs: tuple[TrialSpec, TrialSpec],
     plan: DuelPlan,
-    restart: int,
-    count: int,
-    deadline_s: float,
+    place: tuple[int, int, int],
+    time_left: _TimeLeft,
 ) -> tuple[list[SlicePair], Failure | None]:
-    """Start both sides, alternate `count` pairs of slices, end both; where one is lost, return why beside the pairs."""
+    """Start both sides, alternate pairs of slices, end both; where one is lost, return why beside the pairs.
+
+    Args:
+        arena: Processes, readings and limits.
+        specs: Of both sides.
+        plan: Of the duel.
+        place: Number of this start, the pairs it is to run, and the pairs done before it.
+        time_left: Of the duel.
+    """
+    restart, count, before = place
     failure: Failure | None = None
     sides: list[Side] = []
     sampler: Sampler | None = None
     firsts: list[bool] = []
     try:
         for spec in specs:
-            sides.append(start_side(arena, spec, deadline_s, sides))
+            sides.append(start_side(arena, spec, time_left.deadline_s, sides))
         sampler = start_sampler(arena, sides)
         memory = MemoryWatch(sampler, arena.memory_end_bytes)
         for number in range(count):
-            if firsts and time.monotonic() + 2 * plan.slice_s > deadline_s:
+            if firsts and not time_left.holds(2 * plan.slice_s, before + len(firsts)):
                 break
             firsts.append((number + restart) % 2 == 0)  # A B, B A: what drifts evenly meets both alike
             for side in sides if firsts[-1] else reversed(sides):

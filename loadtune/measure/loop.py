@@ -102,7 +102,7 @@ def measure(leg: Leg, tell: Tell, process_s: float, wait_for_parent: Callable[[]
     tell(Phase(name="first_batch", at_s=time.monotonic()))
     warm_loader_up(run)
     tell(Phase(name="measuring", at_s=time.monotonic()))
-    first_step = max(1, len(run.steps)) - 1
+    first_step = len(run.taken) - 1  # what was waited for while warming up ends with the last batch that it took
     cpu_began_s = time.process_time()
     windows, notes = _measure_windows(run, first_step, loader_began_s + leg.spec.measure.cap_s)
     cpu_s = time.process_time() - cpu_began_s
@@ -133,6 +133,9 @@ def warm_device_up(leg: Leg, tell: Tell) -> float:
 
     A replayed device needs none, and where nothing consumes there is nothing to warm.
     """
+    profile = leg.spec.device.profile
+    if profile is not None and profile.run_ahead_steps == 0:
+        leg.synchronisations = 1
     if leg.spec.consume == "nothing" or leg.spec.device.kind == "replay":
         return 0.0
     batch = leg.accelerator.upload(leg.host_batch())
@@ -238,8 +241,10 @@ def _window_end(run: Run, begin: int, window_min_s: float) -> int | None:
     it; where a full queue feeds the device evenly, any number of batches does.
     """
     last = len(run.steps) - 1
+    if last <= begin:
+        return None
     whole_s = run.steps[last].finished_s - run.steps[begin].finished_s
-    if last == begin or whole_s < window_min_s:
+    if whole_s < window_min_s:
         return None
     waited_s = sum(step.data_wait_s for step in run.steps[begin + 1 : last + 1])
     workers = 0 if run.leg.loader is None else run.leg.spec.settings.num_workers

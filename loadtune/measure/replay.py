@@ -21,7 +21,8 @@ class ReplayAccelerator:
     uuid: str | None = None
 
     def __init__(self, profile: ReplayProfile, batch_size: int, seed: int) -> None:
-        self.run_ahead_steps: int | None = profile.run_ahead_steps
+        self.run_ahead_steps: int | None = profile.run_ahead_steps or None
+        self._waits_in_step = profile.run_ahead_steps == 0
         self._point = profile.at(batch_size)
         self._memory_bytes = profile.device_memory_bytes
         self._name = profile.name
@@ -49,6 +50,8 @@ class ReplayAccelerator:
         _burn_cpu(self._point.host_cpu_s)
         device_s = max(0.0, self._random.gauss(self._point.device_s, self._point.spread_s))
         self._free_at_s = max(started_s + device_s, time.monotonic())
+        if self._waits_in_step:
+            self.wait(self._free_at_s)
 
     def record(self) -> float:
         """Return when the device will have done what is queued."""

@@ -33,7 +33,8 @@ class ReplayProfile(Record, frozen=True, kw_only=True):
         Literal["measured", "estimated", "written by hand"], Meta(description="How the numbers came about.")
     ]
     run_ahead_steps: Annotated[
-        int, Meta(ge=1, description="Steps the host may queue before it waits for the device.")
+        int,
+        Meta(ge=0, description="Steps the host may queue before it waits; 0: the step itself waits, as .item() does."),
     ] = 2
     points: Annotated[tuple[ProfilePoint, ...], Meta(min_length=1, description="One a batch size, any order.")]
     device_memory_bytes: Annotated[
@@ -45,8 +46,8 @@ class ReplayProfile(Record, frozen=True, kw_only=True):
         sizes = [point.batch_size for point in self.points]
         if not sizes or len(set(sizes)) != len(sizes) or min(sizes) < 1:
             raise ValueError(f"a profile needs at least one point and distinct positive batch sizes, not {sizes}")
-        if self.run_ahead_steps < 1:
-            raise ValueError("run_ahead_steps is at least 1: the host always queues the step it is in")
+        if self.run_ahead_steps < 0:
+            raise ValueError("run_ahead_steps is at least 0: with 0 the host waits within its step")
 
     def at(self, batch_size: int) -> ProfilePoint:
         """Return the point at `batch_size`: linear between points and beyond them, never below zero.

@@ -110,6 +110,16 @@ def test_a_slow_start_of_the_training_does_not_fill_the_queue_beforehand(run):
     assert found.startup.device_warm_up_s > 0.8
 
 
+def test_a_worker_that_starts_late_is_no_stall(run):
+    """The first window begins when what was waited for while warming up has been trained on."""
+    options = quick(measure_s=1.0, window_min_s=0.4)
+    found = measured(
+        run, TRUTH + "late_second", 2, batch_size=8, device=replay(0.05), measure=options, rate=8 / 0.05, within=0.05
+    )
+    assert found.startup.loader_warm_up_s > 1.0
+    assert found.stall_ratio < 0.05
+
+
 def test_a_worker_that_is_ahead_does_not_raise_the_rate(launcher):
     """One worker starts late: the other fills its part of the queue, which then stays full and adds nothing."""
     with ExitStack() as stack:

@@ -40,6 +40,27 @@ def instant() -> Waiting:
     return Waiting(0.0)
 
 
+class LateSecond(Waiting):
+    """Instant, but for the first sample of the second worker: it starts late, as by spawn."""
+
+    LATE_S = 1.2
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self._is_ready = False
+
+    def __getitem__(self, number: int) -> Tensor:
+        info = get_worker_info()
+        if info is not None and info.id == 1 and not self._is_ready:
+            time.sleep(self.LATE_S)
+        self._is_ready = True
+        return super().__getitem__(number)
+
+
+def late_second() -> LateSecond:
+    return LateSecond()
+
+
 class Stream(IterableDataset[Tensor]):
     """Ends after 40 samples a worker."""
 

@@ -255,6 +255,16 @@ DEVICES = [
 ]
 
 
+@pytest.mark.parametrize(("steps", "waits"), [(0, True), (1, False), (2, False)])
+def test_a_replayed_step_waits_where_the_profile_says_so(steps, waits):
+    """As a step with .item() in it: when it returns, the device has done all of it."""
+    device = ReplayAccelerator(profile(run_ahead_steps=steps), 8, seed=0)
+    began_s = time.monotonic()
+    device.step(device.upload(torch.ones(8)))
+    assert (time.monotonic() - began_s >= 0.02) == waits
+    assert device.run_ahead_steps == (steps or None)
+
+
 @pytest.mark.parametrize("make", [*DEVICES, pytest.param(lambda: Scripted(step_s=[0.01]), id="scripted")])
 def test_every_device_keeps_the_contract(make):
     """Marks rise in the order they were recorded, are reached after a wait, and stay so."""

@@ -95,6 +95,11 @@ def alone(rate, batch_size=16, **changes):
     )
 
 
+def taking(main_cpu_s):
+    """The loader alone: what taking a sample costs the main process."""
+    return msgspec.structs.replace(run(role="loader", main_cpu_s_per_sample=main_cpu_s), consume="nothing")
+
+
 def findings(chosen, **fields):
     options = {"limits": LIMITS, "device": "cuda", "sample_count": 10**6, "baseline": None} | fields
     return find(Case(chosen=chosen, **options))
@@ -126,17 +131,23 @@ def test_worth_is_bounded_by_the_device():
 
 
 @pytest.mark.parametrize("blocked", [0.0099, 0.0101])
-def test_blocked_workers_wait_for_storage(blocked):
-    """From half of their time; below it more workers are asked for."""
-    found = rules(run(stall=0.5, worker=times(blocked_s_per_sample=blocked, cpu_s_per_sample=0.009)))
-    assert ("storage-bound" in found, "loader-bound" in found) == (blocked > 0.01, blocked < 0.01)
+def test_workers_that_wait_are_hidden_by_more_of_them(blocked):
+    """That they wait is said from half of their time on; more are asked for until they were seen to win nothing."""
+    chosen = run(stall=0.5, worker=times(blocked_s_per_sample=blocked, cpu_s_per_sample=0.009))
+    found = rules(chosen)
+    assert "storage-bound" not in found
+    assert ("waits for something else" in found["loader-bound"].detail) == (blocked > 0.01)
+    more = run(rate=101.0, settings=Settings(num_workers=4, batch_size=16))
+    plateau = rules(chosen, others=(more,))
+    assert ("storage-bound" in plateau, "loader-bound" in plateau) == (blocked > 0.01, False)
 
 
 def test_a_cold_cache_is_told_from_other_waiting_by_misses():
     """Both are storage; only one is this machine's disk."""
     waiting = times(blocked_s_per_sample=0.015, cpu_s_per_sample=0.004)
+    more = run(rate=101.0, settings=Settings(num_workers=4, batch_size=16))
     cold = rules(run(stall=0.5, worker=waiting, trace=IDLE | {"miss_ratio": 0.9}))["storage-bound"]
-    warm = rules(run(stall=0.5, worker=waiting, trace=IDLE | {"miss_ratio": 0.0}))["storage-bound"]
+    warm = rules(run(stall=0.5, worker=waiting, trace=IDLE | {"miss_ratio": 0.0}), others=(more,))["storage-bound"]
     assert (cold.confidence, warm.confidence) == ("high", "medium")
     assert "came from storage" in cold.detail
     assert "0% of the bytes missed" in warm.detail
@@ -189,9 +200,32 @@ def test_the_slowest_sample_has_a_name_that_its_user_can_follow(place, named, co
     assert "one by one" in nameless["slow-samples"].confirm
 
 
-@pytest.mark.parametrize(("busy", "spread", "is_told"), [(0.008, 0.5, True), (0.008, 0.2, False), (0.02, 0.5, False)])
+@pytest.mark.parametrize(
+    ("slowest", "busy", "is_told"), [(0.27, 0.004, False), (0.28, 0.004, True), (0.27, 0.02, True)]
+)
+def test_a_slow_sample_that_the_queue_hides_is_no_cause(slowest, busy, is_told):
+    """Its batch takes 60 ms more, and three of 112 ms lie ready behind it where the workers are fast enough."""
+    slow = times(slowest_sample_s=slowest, slow_excess_ratio=0.2, busy_s_per_sample=busy)
+    assert ("slow-samples" in rules(run(stall=0.3, worker=slow))) == is_told
+
+
+@pytest.mark.parametrize(
+    ("busy", "spread", "is_told"),
+    [
+        (0.008, 0.9, True),
+        (0.008, 0.2, False),
+        (0.008, 0.5, False),
+        (0.004, 0.9, False),
+        (0.012, 0.5, True),
+        (0.02, 0.9, False),
+    ],
+)
 def test_a_short_queue_is_told_where_the_rate_suffices(busy, spread, is_told):
-    """Two workers at 8 ms do 250/s, the device 142/s: the mean is enough. At 20 ms it is not."""
+    """Two workers at 8 ms do 250/s, the device 142/s: the mean is enough. At 20 ms it is not.
+
+    A batch two spreads longer than the mean must outlast the three that lie ready (336 ms), where the workers could
+    make half as much again and so refill the queue.
+    """
     found = rules(run(stall=0.3, worker=times(busy_s_per_sample=busy, batch_spread_ratio=spread)))
     assert ("shallow-prefetch" in found) == is_told
     if is_told:
@@ -341,6 +375,45 @@ def test_a_synchronising_step_is_not_what_waits_for_the_loader():
     assert rules(alone_in_turn)["synchronising-step"].severity == "info"
 
 
+def test_taking_a_ready_batch_is_what_a_queue_would_hide():
+    """The loader alone says 2 ms a sample: of 160 ms a step, 32 pass while the device, told to wait, has nothing."""
+    ready = times(busy_s_per_sample=0.012)
+    trial = run(stall=0.3, synchronisations=1, trace=IDLE | {"mean_main_cores": 0.6}, worker=ready)
+    told = rules(trial, others=(trial, taking(0.002)))["synchronising-step"]
+    assert (told.severity, told.worth_per_s) == ("advice", pytest.approx(100 / 0.8 - 100, rel=0.02))
+    found = findings(trial, others=(trial, taking(0.004)))
+    assert found[0].rule == "synchronising-step"
+    assert "loader-bound" not in {each.rule for each in found}
+
+
+def test_a_batch_that_is_not_ready_is_the_loader_s_however_long_taking_takes():
+    """fp16's GradScaler with too few workers: they make no more than arrives."""
+    trial = run(stall=0.3, synchronisations=1)
+    found = findings(trial, others=(trial, taking(0.004)))
+    assert found[0].rule == "loader-bound"
+    assert next(each for each in found if each.rule == "synchronising-step").severity == "info"
+
+
+@pytest.mark.parametrize(
+    ("cores", "busy", "is_told"), [(0.501, 0.012, True), (0.499, 0.012, False), (0.501, 0.014, False)]
+)
+def test_a_main_process_that_holds_up_faster_workers_is_the_limit(cores, busy, is_told):
+    """Half busy with taking is enough where the workers could make half as much again: between them is nothing else."""
+    trial = run(stall=0.5, trace=IDLE | {"mean_main_cores": 0.6}, worker=times(busy_s_per_sample=busy))
+    found = rules(trial, others=(trial, taking(cores / 100)))
+    assert ("main-process-bound" in found, "loader-bound" in found) == (is_told, not is_told)
+    assert "main-process-bound" not in rules(trial)
+
+
+@pytest.mark.parametrize(("busy", "is_open"), [(0.0093, True), (0.0094, False)])
+def test_workers_that_are_fast_enough_are_not_too_few(busy, is_open):
+    """At 9.3 ms two of them make 215/s, half as much again as the device's 142.9/s."""
+    found = rules(run(stall=0.3, worker=times(busy_s_per_sample=busy)))
+    assert ("loader-bound" in found) != is_open
+    if is_open:
+        assert found["undecided"].between == ("shallow-prefetch", "main-process-bound")
+
+
 @pytest.mark.parametrize(
     ("start", "persists", "severity"), [(0.9, False, None), (4.0, False, "advice"), (4.0, True, "info")]
 )
@@ -375,6 +448,14 @@ def test_growth_is_projected_over_an_epoch(grown_mib, count, is_told):
     """100 MiB over 984 samples are 99 GiB over a million; a few MiB are the allocator's."""
     memory = IDLE | {"pss_first_bytes": GIB, "pss_bytes": GIB + grown_mib * 2**20}
     assert ("memory-growth" in rules(run(samples_seen=1000, trace=memory), sample_count=count)) == is_told
+
+
+@pytest.mark.parametrize(("count", "severity"), [(3000, "advice"), (2000, None), (20_000, "warning")])
+def test_growth_is_told_by_what_was_there_and_warned_of_by_the_limit(count, severity):
+    """100 MiB over 984 samples: a quarter of a GiB in an epoch of 2,520, a tenth of 16 GiB in one of 16,120."""
+    memory = IDLE | {"pss_first_bytes": GIB, "pss_bytes": GIB + 100 * 2**20}
+    found = rules(run(samples_seen=1000, trace=memory), sample_count=count).get("memory-growth")
+    assert (None if found is None else found.severity) == severity
 
 
 def test_the_prefetch_queue_is_no_growth():
@@ -539,14 +620,15 @@ def test_cores_that_are_used_up_are_no_storage(missed):
     found = findings(run(stall=0.5, worker=decoding, trace=FULL | {"miss_ratio": missed}))
     assert found[0].rule == "cpu-saturated"
     assert not {"storage-bound", "loader-bound", "undecided"} & {each.rule for each in found}
-    assert not any("More workers" in (each.action or "") for each in found)
+    assert not any("more workers" in (each.action or "").lower() for each in found)
 
 
 def test_more_workers_hide_waiting_only_where_cores_are_left():
     """A neighbour has them all: what is waited for is named, and no worker is asked for."""
     blocked = times(cpu_s_per_sample=0.001, blocked_s_per_sample=0.018)
-    idle = rules(run(stall=0.5, worker=blocked))["storage-bound"]
-    taken = rules(run(stall=0.5, worker=blocked, trace=IDLE | {"mean_foreign_cores": 2.8}))["storage-bound"]
-    assert "More workers hide" in idle.action
-    assert "More workers" not in taken.action
-    assert "local copy" in taken.action
+    idle = rules(run(stall=0.5, worker=blocked))
+    taken = rules(run(stall=0.5, worker=blocked, trace=IDLE | {"mean_foreign_cores": 2.8}))
+    assert "more workers" in idle["loader-bound"].action
+    assert "storage-bound" not in idle
+    assert "loader-bound" not in taken
+    assert "local copy" in taken["storage-bound"].action

@@ -20,12 +20,12 @@ from loadtune.advice.rules.cores import (
 from loadtune.advice.rules.gpu import (
     copy_bound,
     device_bound,
-    late_ratio,
     launch_bound,
     shared_gpu,
     small_batch_norm,
     synchronising_step,
     throttled_gpu,
+    unqueued_ratio,
 )
 from loadtune.advice.rules.loader import (
     loader_bound,
@@ -38,10 +38,15 @@ from loadtune.advice.rules.memory import memory_growth, pin_pressure, swap, swap
 from loadtune.advice.rules.speaking import covers, stalled
 from loadtune.advice.rules.starting import epoch_boundary, slow_start
 from loadtune.advice.rules.storage import storage_bound
-from loadtune.advice.rules.undecided import undecided_cores, undecided_host, undecided_plateau, undecided_step
+from loadtune.advice.rules.undecided import (
+    undecided_cores,
+    undecided_hand_over,
+    undecided_host,
+    undecided_plateau,
+    undecided_step,
+)
 from loadtune.advice.rules.utilisation import jittery_gpu, low_steady_gpu
 from loadtune.advice.thresholds import BUSY_P95, IDLE_P5, STALL
-from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Finding
 
 STALL_RATIO, BUSY_P95_RATIO, IDLE_P5_RATIO = STALL.value, BUSY_P95.value, IDLE_P5.value
@@ -52,7 +57,7 @@ RULES = (
     main_process_bound, foreign_load, cpu_saturated, storage_bound, loader_bound, repeated_samples, slow_start,
     epoch_boundary, synchronising_step, copy_bound, launch_bound, throttled_gpu, shared_gpu, memory_growth,
     pin_pressure,
-    undecided_cores, undecided_host, undecided_plateau, undecided_step,
+    undecided_cores, undecided_host, undecided_hand_over, undecided_plateau, undecided_step,
 )  # fmt: skip
 """Causes, the more specific first: it decides between findings of the same worth."""
 REMARKS = (jittery_gpu, low_steady_gpu, noise_scale, noisy, small_batch_norm, page_cache, other_streams)
@@ -61,23 +66,28 @@ REMARKS = (jittery_gpu, low_steady_gpu, noise_scale, noisy, small_batch_norm, pa
 EXPLAINED_BY: dict[str, frozenset[str]] = {
     "loader-bound": frozenset(
         {"pinned-workers", "cpu-quota", "thread-oversubscription", "slow-samples", "shallow-prefetch", "swap"}
+        | {"main-process-bound", "synchronising-step"}
     ),
-    "storage-bound": frozenset({"pinned-workers", "slow-samples", "swap", "thread-oversubscription"}),
+    "main-process-bound": frozenset({"synchronising-step", "slow-samples", "shallow-prefetch", "swap"}),
+    "storage-bound": frozenset(
+        {"pinned-workers", "slow-samples", "swap", "thread-oversubscription", "main-process-bound"}
+    ),
     "cpu-saturated": frozenset({"pinned-workers", "cpu-quota", "thread-oversubscription"}),
     "shallow-prefetch": frozenset({"slow-samples", "pinned-workers", "cpu-quota"}),
     "epoch-boundary": frozenset({"slow-start"}),
     "foreign-load": frozenset({"pinned-workers", "thread-oversubscription"}),
     "undecided": frozenset(
         {"pinned-workers", "cpu-quota", "thread-oversubscription", "slow-samples", "swap", "synchronising-step"}
+        | {"shallow-prefetch"}
     ),
 }
 """What a rule sees may be the trace that a more specific cause leaves; then it ranks behind that cause."""
 DROPPED_IF_EXPLAINED = frozenset({"loader-bound", "undecided"})
 """Of these nothing is left to say then: more workers are the wrong advice, and what was open is decided."""
-BOUNDS: dict[str, Callable[[TrialResult], float | None]] = {
-    "cpu-quota": lambda trial: throttled_periods_ratio(trial.trace),
-    "swap": swapped_ratio,
-    "synchronising-step": late_ratio,
+BOUNDS: dict[str, Callable[[Case], float | None]] = {
+    "cpu-quota": lambda case: throttled_periods_ratio(case.chosen.trace),
+    "swap": lambda case: swapped_ratio(case.chosen),
+    "synchronising-step": unqueued_ratio,
 }
 """Causes of which it is known what share of the time they can have taken at most. One that cannot be most of a stall
 explains nothing away: its worth is bounded by that share, and so it ranks behind what else was found."""
@@ -105,7 +115,7 @@ def find(case: Case) -> tuple[Finding, ...]:
 def _explains(case: Case, finding: Finding) -> bool:
     """Say whether a finding may be what others of the stall are the trace of: it is felt, and can be most of it."""
     bound, stall = BOUNDS.get(finding.rule), stalled(case.chosen)
-    lost_ratio = None if bound is None else bound(case.chosen)
+    lost_ratio = None if bound is None else bound(case)
     return finding.severity != "info" and (lost_ratio is None or stall is None or covers(stall, lost_ratio))
 
 

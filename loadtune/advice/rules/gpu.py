@@ -5,12 +5,31 @@ What GPU utilisation seems to say is `utilisation`'s question.
 
 import math
 
-from loadtune.advice.case import Case, StepTimes, describe, late_s, resident_trials, stall_ratio, step_times
+from loadtune.advice.case import (
+    Case,
+    StepTimes,
+    describe,
+    late_s,
+    resident_trials,
+    spare_ratio,
+    stall_ratio,
+    step_times,
+    taking_cpu_s,
+)
 from loadtune.advice.growth import ask_for_twice, is_exhausted
 from loadtune.advice.pipeline import DeviceLine, fit_device
 from loadtune.advice.rules.speaking import plain, stalled
-from loadtune.advice.thresholds import COPY, FIXED_COST, LAUNCH, OTHER_SM, STALL, THROTTLED, Threshold
-from loadtune.advice.worth import worth_of_share, worth_of_step_time
+from loadtune.advice.thresholds import (
+    COPY,
+    FIXED_COST,
+    HANDOVER_SPARE,
+    LAUNCH,
+    OTHER_SM,
+    STALL,
+    THROTTLED,
+    Threshold,
+)
+from loadtune.advice.worth import samples_per_batch, worth_of_share, worth_of_step_time
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Evidence, Finding
 from loadtune.records.resources import ResourceTrace
@@ -156,13 +175,14 @@ def launch_ratio(trial: TrialResult, times: StepTimes) -> float | None:
 def synchronising_step(case: Case) -> Finding | None:
     """The step waits for the device itself, as `.item()` does: the host cannot queue ahead, and the device pauses.
 
-    Waiting for batches is the loader's: fp16's GradScaler waits in every step, however slow the loader is.
+    Waiting for batches is the loader's: fp16's GradScaler waits in every step, however slow the loader is. What taking
+    a ready batch costs the host is not: with steps queued ahead the device would work meanwhile.
     """
     trial, times = case.chosen, step_times(case.chosen)
     measured = trial.measurement
     if measured is None or not measured.synchronisations or times is None:
         return None
-    lost_s = times.gap_s + late_s(trial, times)
+    lost_s = times.gap_s + _unqueued_s(case, times)
     ratio = lost_s / times.whole_s
     is_felt = ratio > STALL.value
     count = measured.synchronisations
@@ -170,8 +190,8 @@ def synchronising_step(case: Case) -> Finding | None:
         rule="synchronising-step",
         severity="advice" if is_felt else "info",
         title="The training step waits for the device",
-        detail=f"torch saw {count} synchronising call{'s' if count > 1 else ''} in one step; the device was idle for "
-        f"{ratio:.1%} of the time between the steps, with its batch at hand.",
+        detail=f"{count} synchronising call{'s' if count > 1 else ''} in one step; the device was idle for {ratio:.1%} "
+        "of the time between the steps, with its batch at hand or ready to be taken.",
         action="Keep the loss on the device and read it every hundred steps: no .item(), .cpu(), print or `if` on a "
         "tensor in each step.",
         evidence=(
@@ -183,10 +203,22 @@ def synchronising_step(case: Case) -> Finding | None:
     )
 
 
-def late_ratio(trial: TrialResult) -> float | None:
-    """Return the share of the time that the device waited while the host had its batch; None where not decomposed."""
-    times = step_times(trial)
-    return None if times is None or times.whole_s <= 0 else late_s(trial, times) / times.whole_s
+def unqueued_ratio(case: Case) -> float | None:
+    """Return the share of the time that the device waited for a busy host; None where not decomposed."""
+    times = step_times(case.chosen)
+    return None if times is None or times.whole_s <= 0 else _unqueued_s(case, times) / times.whole_s
+
+
+def _unqueued_s(case: Case, times: StepTimes) -> float:
+    """Return the seconds a batch that the device waits for a busy host: late with its batch in hand, or taking it.
+
+    Taking counts where batches lie ready: the workers could make far more. With a pinning thread its part is not known.
+    """
+    trial = case.chosen
+    late, taking, spare = late_s(trial, times), taking_cpu_s(case.others), spare_ratio(trial)
+    if taking is None or spare is None or spare < HANDOVER_SPARE.value or trial.settings.pin_memory:
+        return late
+    return late + min(times.stall_s - late, taking * samples_per_batch(trial))
 
 
 def throttled_gpu(case: Case) -> Finding | None:

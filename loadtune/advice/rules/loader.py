@@ -7,6 +7,8 @@ from loadtune.advice.case import (
     describe,
     main_work_cores,
     miss_ratio,
+    spare_ratio,
+    taking_cpu_s,
     used_cores,
     with_workers,
     worker_setup,
@@ -16,6 +18,8 @@ from loadtune.advice.rules.speaking import cores_evidence, has_idle_cores, plain
 from loadtune.advice.thresholds import (
     BLOCKED,
     CAPACITY,
+    HANDOVER_CORES,
+    HANDOVER_SPARE,
     MAIN_CORES,
     MISS,
     PLATEAU,
@@ -25,29 +29,46 @@ from loadtune.advice.thresholds import (
     SPREAD,
     STALL,
 )
-from loadtune.advice.worth import device_rate_per_s, worth_of_feeding
+from loadtune.advice.worth import device_rate_per_s, samples_per_batch, worth_of_feeding
 from loadtune.records.measurement import TrialResult, WorkerTimes
 from loadtune.records.report import Evidence, Finding
 
+LONG_SPREADS = 2.0
+"""Standard deviations by which a long batch is longer than the mean: one in twenty, or more where the tail is heavy.
+More calls a queue short that is emptied once an epoch."""
+
 
 def loader_bound(case: Case) -> Finding | None:
-    """The device waits while cores are idle, and neither storage nor anything else is seen to be the cause."""
+    """The device waits while cores are idle, and nothing speaks against more workers: they hide what each waits for."""
     trial = case.chosen
     stall, cores = stalled(trial), used_cores(trial)
-    if stall is None or cores is None or not has_idle_cores(case, trial) or is_storage(trial):
+    if stall is None or cores is None or not has_idle_cores(case, trial) or miss_ratio(trial) >= MISS.value:
         return None
-    if more_workers_won_nothing(case) is not None:
+    if more_workers_won_nothing(case) is not None or are_fast_enough(case):
         return None
     blocked = blocked_ratio(trial)
+    waits = blocked is not None and blocked >= BLOCKED.value
+    is_disk_known = trial.trace is not None and trial.trace.miss_ratio is not None
     return Finding(
         rule="loader-bound",
         severity=stall_severity(stall),
         title="The loader is the limit, and cores are idle",
         detail=f"The device waited {stall:.1%} of the time with {describe(trial)}, "
-        f"while {cores:.1f} of {case.limits.usable_cores:g} cores were used.",
-        action="Try more workers than the grid held (--num-workers).",
-        evidence=(STALL.evidence(stall), cores_evidence(case, cores)),
-        confidence="medium" if blocked is None else "high",
+        f"while {cores:.1f} of {case.limits.usable_cores:g} cores were used."
+        + (
+            f" A worker waits for something else than a core {blocked:.0%} of its time: a read over the network"
+            f"{'' if is_disk_known else ' or from a disk'}, a service, a wait in the data set's own code."
+            if waits
+            else ""
+        ),
+        action="Try more workers than the grid held (--num-workers)."
+        + (" Larger reads, or a local copy of the data, end such waiting." if waits else ""),
+        evidence=(
+            STALL.evidence(stall),
+            cores_evidence(case, cores),
+            *(() if blocked is None else (BLOCKED.evidence(blocked),)),
+        ),
+        confidence="medium" if blocked is None or waits else "high",
         confirm=f"The rate rises with num_workers={trial.settings.num_workers + 1}.",
         worth_per_s=worth_of_feeding(case, trial),
     )
@@ -57,6 +78,12 @@ def is_storage(trial: TrialResult) -> bool:
     """Say whether waiting, by misses or by blocked workers, is most of what the loader does."""
     blocked = blocked_ratio(trial)
     return miss_ratio(trial) >= MISS.value or (blocked is not None and blocked >= BLOCKED.value)
+
+
+def are_fast_enough(case: Case) -> bool:
+    """Say whether the workers could make half as much again as the device takes: then too few they are not."""
+    capacity, device = capacity_per_s(case.chosen), device_rate_per_s(case, case.chosen)
+    return capacity is not None and bool(device) and capacity >= HANDOVER_SPARE.value * (device or 0.0)
 
 
 def more_workers_won_nothing(case: Case) -> TrialResult | None:
@@ -75,18 +102,34 @@ def more_workers_won_nothing(case: Case) -> TrialResult | None:
 
 
 def main_process_bound(case: Case) -> Finding | None:
-    """The main process itself is busy all the time: more workers cannot help."""
-    stall, busy = stalled(case.chosen), main_work_cores(case.chosen, case.others)
-    is_own_loop = case.device != "cpu" and case.chosen.settings.num_workers > 0
-    if stall is None or busy is None or busy < MAIN_CORES.value or not is_own_loop:
+    """The main process itself is the limit: busy all the time, or taking batches for half of it while more lie ready.
+
+    While it takes a large object from a pipe it waits for the writer by turns, so it need not look busy throughout.
+    """
+    trial = case.chosen
+    stall, busy = stalled(trial), main_work_cores(trial, case.others)
+    is_own_loop = case.device != "cpu" and trial.settings.num_workers > 0
+    if stall is None or busy is None or not is_own_loop:
         return None
+    spare, taking_s = spare_ratio(trial), taking_cpu_s(case.others)
+    taking = None if taking_s is None else taking_s * (trial.rate_per_s or 0.0)
+    is_full = busy >= MAIN_CORES.value
+    evidence, told = [STALL.evidence(stall)], ""
+    if is_full:
+        evidence.append(MAIN_CORES.evidence(busy))
+    elif spare is None or taking is None or spare < HANDOVER_SPARE.value or taking < HANDOVER_CORES.value:
+        return None
+    else:
+        evidence += [HANDOVER_CORES.evidence(taking), HANDOVER_SPARE.evidence(spare)]
+        told = f" Taking batches alone is {taking:.2f} of it, and the workers could make {spare:.1f} times as many."
     return Finding(
         rule="main-process-bound",
         severity="advice",
         title="The main process is the limit: more workers will not help",
-        detail=f"It worked on {busy:.2f} cores while the device waited {stall:.1%} of the time.",
-        action="Give it less to do: fewer and larger tensors a batch, a cheaper loop.",
-        evidence=(STALL.evidence(stall), MAIN_CORES.evidence(busy)),
+        detail=f"It worked on {busy:.2f} cores while the device waited {stall:.1%} of the time.{told}",
+        action="Give it less to do: fewer and larger tensors a batch, no lists of small objects, a cheaper loop.",
+        evidence=tuple(evidence),
+        confidence="high" if is_full else "medium",
         confirm="py-spy top --pid of the training process shows what it does between the steps.",
         worth_per_s=worth_of_feeding(case, case.chosen),
     )
@@ -99,6 +142,9 @@ def slow_samples(case: Case) -> Finding | None:
         return None
     factor = (times.slowest_sample_s or 0.0) / times.median_sample_s
     if factor < SLOW_FACTOR.value or times.slow_excess_ratio < SLOW_EXCESS.value:
+        return None
+    others_s = times.busy_s_per_sample * max(0.0, samples_per_batch(case.chosen) - 1)
+    if _is_hidden(case, max((times.slowest_sample_s or 0.0) + others_s, _long_batch_s(case.chosen, times))):
         return None
     named, confirm = _name_slowest(times)
     waits = "The batches behind it wait: they are handed over in order." if case.chosen.settings.in_order else ""
@@ -119,6 +165,22 @@ def slow_samples(case: Case) -> Finding | None:
         confirm=confirm,
         worth_per_s=worth_of_feeding(case, case.chosen),
     )
+
+
+def _is_hidden(case: Case, delay_s: float) -> bool:
+    """Say whether the queue hides a batch that takes so long: it holds steps enough, and the workers refill it quickly.
+
+    What is requested beyond the late batch lies ready when it was requested long enough before: at best all of it.
+    """
+    trial, device = case.chosen, device_rate_per_s(case, case.chosen)
+    ready = max(0, trial.settings.batches_in_flight - 1)
+    return are_fast_enough(case) and bool(device) and delay_s <= ready * samples_per_batch(trial) / (device or 1.0)
+
+
+def _long_batch_s(trial: TrialResult, times: WorkerTimes) -> float:
+    """Return what a long batch takes in a worker; its slow samples add up."""
+    usual_s = times.busy_s_per_sample * samples_per_batch(trial)
+    return usual_s * (1.0 + LONG_SPREADS * (times.batch_spread_ratio or 0.0))
 
 
 def _name_slowest(times: WorkerTimes) -> tuple[str, str]:
@@ -148,6 +210,8 @@ def shallow_prefetch(case: Case) -> Finding | None:
         return None
     factor = capacity / device
     if factor < CAPACITY.value or times.batch_spread_ratio < SPREAD.value:
+        return None
+    if _is_hidden(case, _long_batch_s(trial, times)):
         return None
     queue = trial.settings.batches_in_flight // max(1, trial.settings.num_workers)
     return Finding(

@@ -2,15 +2,16 @@
 
 from loadtune.advice.case import Case
 from loadtune.advice.rules.speaking import Severity, covers, plain, stalled
-from loadtune.advice.thresholds import GROWTH, PINNED, STALL, SWAPPED
+from loadtune.advice.thresholds import GROWTH, GROWTH_OWN, PINNED, STALL, SWAPPED
 from loadtune.advice.worth import worth_of_stalled_share
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Finding
 
 MIB = 2**20
 GROWTH_MIN_BYTES = 16 * MIB
-"""Growth of all workers together below which nothing is concluded from it: allocators and interpreter pages settle by
-as much in the first seconds. Lower would project that noise over an epoch."""
+"""Growth below which nothing is concluded from it: allocators and interpreter pages settle by as much in the first
+seconds. Of all workers together where the machine's limit is near, of each where it is not. Lower would project that
+noise over an epoch."""
 PIN_ROUNDING = 2
 """torch rounds a pinned block up to a power of two (CachingHostAllocator): at worst it takes twice the batch."""
 
@@ -29,17 +30,26 @@ def memory_growth(case: Case) -> Finding | None:
     per_sample, seen_bytes = grown
     epoch_bytes = per_sample * case.sample_count
     ratio = epoch_bytes / case.limits.memory_limit_bytes
-    if ratio < GROWTH.value or seen_bytes < GROWTH_MIN_BYTES:
+    own_bytes = None if case.chosen.trace is None else case.chosen.trace.pss_first_bytes
+    own_ratio = epoch_bytes / own_bytes if own_bytes else 0.0
+    if max(ratio / GROWTH.value, own_ratio / GROWTH_OWN.value) < 1.0:
+        return None
+    is_near_limit = ratio >= GROWTH.value
+    if seen_bytes < GROWTH_MIN_BYTES * (1 if is_near_limit else case.chosen.settings.num_workers):
         return None
     return Finding(
         rule="memory-growth",
-        severity="warning",
+        severity="warning" if is_near_limit else "advice",
         title="Memory grows with every sample that the workers read",
         detail=f"It grew by {seen_bytes / MIB:.0f} MiB while measuring, {per_sample:.0f} bytes a sample: "
         f"{epoch_bytes / 2**30:.1f} GiB over the first epoch.",
         action="Keep lists of paths and labels in one numpy array or tensor: reading a Python object writes its "
         "reference count, and copies its page.",
-        evidence=(GROWTH.evidence(ratio), plain("growth_bytes_per_sample", per_sample, "bytes")),
+        evidence=(
+            GROWTH.evidence(ratio),
+            GROWTH_OWN.evidence(own_ratio),
+            plain("growth_bytes_per_sample", per_sample, "bytes"),
+        ),
         confidence="medium",
         confirm="The workers' USS (smaps_rollup: Private_Dirty) over an epoch; it levels off after the first.",
     )

@@ -1,14 +1,19 @@
 """Does the loader wait for storage? Misses of the page cache tell a cold cache; blocked workers tell the rest."""
 
 from loadtune.advice.case import Case, blocked_ratio, miss_ratio, used_cores, worker_times
+from loadtune.advice.rules.loader import evidence_of_plateau, more_workers_won_nothing
 from loadtune.advice.rules.speaking import has_idle_cores, is_saturated, stall_severity, stalled
 from loadtune.advice.thresholds import BLOCKED, MISS, STALL
 from loadtune.advice.worth import worth_of_feeding
+from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Finding
 
 
 def storage_bound(case: Case) -> Finding | None:
-    """The device waits, and most bytes came from storage, or workers mostly wait for something."""
+    """The device waits, and most bytes came from storage, or workers wait for something that more of them do not hide.
+
+    Where they might hide it, cores being idle and no trial against it, that is loader-bound.
+    """
     trial = case.chosen
     stall, missed, blocked = stalled(trial), miss_ratio(trial), blocked_ratio(trial)
     is_cold = missed >= MISS.value
@@ -20,10 +25,15 @@ def storage_bound(case: Case) -> Finding | None:
     has_no_idle = cores is not None and not has_idle_cores(case, trial)
     if cores is not None and (is_saturated(case, cores) or (has_no_idle and not is_blocked)):
         return None
+    more = more_workers_won_nothing(case)
+    if not is_cold and cores is not None and not has_no_idle and more is None:
+        return None
     waits = "" if blocked is None else f" Workers waited, off the cores, for {blocked:.0%} of a sample's time."
     numbers = [STALL.evidence(stall), MISS.evidence(missed)]
     if blocked is not None:
         numbers.append(BLOCKED.evidence(blocked))
+    if more is not None:
+        numbers.append(evidence_of_plateau(more, trial))
     if is_cold:
         return Finding(
             rule="storage-bound",
@@ -36,22 +46,24 @@ def storage_bound(case: Case) -> Finding | None:
             confirm="A second run over the same files, now in the page cache, is faster.",
             worth_per_s=worth_of_feeding(case, trial),
         )
-    known = trial.trace is not None and trial.trace.miss_ratio is not None
-    cache = (
-        f"only {missed:.0%} of the bytes missed the page cache" if known else "page cache misses cannot be seen here"
-    )
-    times = worker_times(trial)
-    each = "" if times is None or times.blocked_s_per_sample is None else f" ({times.blocked_s_per_sample:.3g} s each)"
     return Finding(
         rule="storage-bound",
         severity=stall_severity(stall),
         title="The workers wait for reads, and not for this machine's disk",
-        detail=f"The device waited {stall:.1%} of the time.{waits.removesuffix('.')}{each}; {cache}: a network file "
-        "system, a service, or a wait in the data set's own code.",
-        action=f"{'' if has_no_idle else 'More workers hide such waiting. '}Larger reads, or a local copy of the data, "
-        "end it.",
+        detail=f"The device waited {stall:.1%} of the time.{waits.removesuffix('.')}{_tell_cache(trial)}: a network "
+        "file system, a service, or a wait in the data set's own code.",
+        action="Larger reads, or a local copy of the data.",
         evidence=tuple(numbers),
         confidence="medium",
         confirm="py-spy dump --pid of a worker shows the call that it waits in.",
         worth_per_s=worth_of_feeding(case, trial),
     )
+
+
+def _tell_cache(trial: TrialResult) -> str:
+    """Return how long a sample was waited for, and what of it missed the page cache."""
+    times, trace = worker_times(trial), trial.trace
+    each = "" if times is None or times.blocked_s_per_sample is None else f" ({times.blocked_s_per_sample:.3g} s each)"
+    if trace is None or trace.miss_ratio is None:
+        return f"{each}; page cache misses cannot be seen here"
+    return f"{each}; only {trace.miss_ratio:.0%} of the bytes missed the page cache"

@@ -1,7 +1,16 @@
 """Which causes can the evidence not tell apart? Said as such, with what to run: never a guess."""
 
-from loadtune.advice.case import Case, delayed_ratio, describe, resident_trials, stall_ratio, taken_cores, used_cores
-from loadtune.advice.rules.loader import evidence_of_plateau, is_storage, more_workers_won_nothing
+from loadtune.advice.case import (
+    Case,
+    capacity_per_s,
+    delayed_ratio,
+    describe,
+    resident_trials,
+    stall_ratio,
+    taken_cores,
+    used_cores,
+)
+from loadtune.advice.rules.loader import are_fast_enough, evidence_of_plateau, is_storage, more_workers_won_nothing
 from loadtune.advice.rules.speaking import has_idle_cores, plain, stalled
 from loadtune.advice.thresholds import FOREIGN, INFLATED, STALL
 from loadtune.advice.worth import samples_per_batch, worth_of_feeding
@@ -52,6 +61,25 @@ def undecided_plateau(case: Case) -> Finding | None:
         confirm="The loader alone, with nothing consuming, and the same data in memory.",
         worth_per_s=worth_of_feeding(case, case.chosen),
         between=("storage-bound", "main-process-bound"),
+    )
+
+
+def undecided_hand_over(case: Case) -> Finding | None:
+    """The workers could make far more than the device takes, and yet it waits: what lies between was not seen."""
+    stall, capacity = stalled(case.chosen), capacity_per_s(case.chosen)
+    if stall is None or capacity is None or not are_fast_enough(case) or undecided_host(case) is not None:
+        return None
+    return Finding(
+        rule="undecided",
+        severity="advice",
+        title="Undecided between shallow-prefetch and main-process-bound",
+        detail=f"The device waited {stall:.1%} of the time, though the workers could make {capacity:.4g} samples/s: "
+        "their batches are late now and then, or the main process takes them too slowly.",
+        action="Probe with twice the prefetch_factor in --baseline; look at the main process with py-spy top --pid.",
+        evidence=(STALL.evidence(stall), plain("worker_capacity_per_s", capacity, "samples/s")),
+        confidence="low",
+        worth_per_s=worth_of_feeding(case, case.chosen),
+        between=("shallow-prefetch", "main-process-bound"),
     )
 
 
