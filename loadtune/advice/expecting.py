@@ -45,7 +45,9 @@ class Expectations:
         cost = None if alone is None or alone.measurement is None else alone.measurement.worker
         if alone is None or cost is None:
             return None
-        wall_s = cost.wall_s_per_sample or cost.cpu_s_per_sample
+        # Timed from within where it can be: from batch to batch a worker also waits for a main process that is late.
+        busy_s = None if cost.times is None else cost.times.busy_s_per_sample
+        wall_s = busy_s or cost.wall_s_per_sample or cost.cpu_s_per_sample
         steps = self._step_s()
         work_s = main_work_s(self.ledger.results)
         main = [

@@ -14,7 +14,7 @@ from loadtune.advice.feasibility import Obstacle
 from loadtune.advice.guided import GuidedSearch
 from loadtune.advice.search import is_end_to_end
 from loadtune.advice.selection import choose
-from loadtune.records.measurement import Cause, TrialState, WorkerCost
+from loadtune.records.measurement import Cause, TrialState, WorkerCost, WorkerTimes
 from loadtune.records.settings import Settings
 from tests.fake_runner import FakeRunner, drive
 
@@ -134,6 +134,17 @@ def test_where_the_model_is_right_its_first_guess_is_the_answer():
     """Waits of 31 ms and a device of 300 a second take 9.3 workers: 12 is the ladder's next."""
     _, runner = search_in(WORLDS["waiting"])
     assert end_to_end(runner)[1] == 12
+
+
+def test_a_worker_that_waits_for_the_main_process_is_not_slow_itself():
+    """From batch to batch it takes 6 ms a sample, of which it works 0.3: without workers nothing is handed over."""
+    world = World(lambda w: 2000.0 if w == 0 else 420.0, device=1960.0)
+    runner = world.runner()
+    busy = WorkerTimes(busy_s_per_sample=0.0003, cpu_s_per_sample=0.0003)
+    runner.worker = WorkerCost(cpu_s_per_sample=0.0003, wall_s_per_sample=0.006, times=busy)
+    runner.main_cpu_s = 0.0017
+    search_in(world, 60.0, runner=runner)
+    assert choose(runner.results, BASELINE).settings.num_workers == 0
 
 
 def test_what_is_hopeless_is_not_measured_and_the_reason_is_kept():
