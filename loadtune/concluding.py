@@ -45,7 +45,7 @@ def conclude(
     """Return recommendation, ceilings and findings; without a choice there are ceilings only."""
     if choice is None:
         return Conclusion(recommendation=None, ceilings=compute_ceilings(trials, None), findings=())
-    told = [each for each in duels if (each.baseline, each.contender) == (plan.baseline, choice.settings)]
+    told = [each for each in duels if is_over_rates(each, plan.baseline, choice.settings)]
     duel = told[-1] if told else None
     trials = [_as_setting(trial) if trial.settings == choice.settings else trial for trial in trials]
     recommendation = recommend(choice, duel, trials, plan.terms, no_duel_reason=no_duel_reason)
@@ -73,6 +73,11 @@ def conclude(
         findings=findings,
         attribution=attribution,
     )
+
+
+def is_over_rates(duel: Duel, baseline: Settings, contender: Settings) -> bool:
+    """Say whether a duel is of these two and of their steady rates: one over short epochs shows the epochs' ends."""
+    return (duel.baseline, duel.contender, duel.epoch_batches) == (baseline, contender, None)
 
 
 def _gpu_of(trial: TrialResult, gpus: Sequence[GpuInfo]) -> GpuInfo | None:

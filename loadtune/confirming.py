@@ -2,14 +2,17 @@
 
 import time
 
+import msgspec
+
 from loadtune.advice.budget import DUEL_MAX_S, DUEL_WANTED_S, DuelPlan, divide_budget
+from loadtune.advice.epochs import gain_over_epoch
 from loadtune.advice.feasibility import shm_size_bytes
 from loadtune.advice.search import Leg
 from loadtune.advice.selection import burst_samples
 from loadtune.advice.slicing import fit_duel
 from loadtune.advice.terms import Choice
 from loadtune.advice.variants import Variant, find_variants
-from loadtune.concluding import representative
+from loadtune.concluding import is_over_rates, representative
 from loadtune.engine.abba import NO_ROOM, fits_together, hold_abba
 from loadtune.engine.duel import DuelInterruptedError, hold_duel
 from loadtune.engine.duel import Report as Told
@@ -20,7 +23,7 @@ from loadtune.records.measurement import Duel, TrialResult
 from loadtune.records.report import Verdict
 from loadtune.records.settings import Settings, TrialSpec
 from loadtune.render.words import format_settings
-from loadtune.stats import ABBA_PAIRS_MIN, duel_interval, verdict
+from loadtune.stats import ABBA_PAIRS_MIN, TIE_RATIO, duel_interval, verdict
 
 VARIANTS_MAX = 2
 """Variants tried in one probe: each costs a trial and a duel, and the first is the most promising."""
@@ -32,12 +35,15 @@ is no time for two duels: trials of one setting differ by 2 to 8 %. A lower shar
 HOLD_UP_RATIO = 0.97
 """A variant whose single trial is below this share of the choice's is not worth a duel: the tie rule's own share."""
 
+ENDS_ALONE = "it changes the ends of epochs alone, and a duel's ratio is of steady rates"
+"""Why there is no speed-up to state where the baseline was the choice and only its workers are kept now."""
+
 
 def confirm(run: Probe, choice: Choice) -> str:
     """Hold the duels of a choice; return why there is none against the baseline, or nothing."""
     run.choice = refine(run, choice)
     baseline = run.plan.baseline
-    already = any((duel.baseline, duel.contender) == (baseline, run.choice.settings) for duel in run.duels)
+    already = any(is_over_rates(duel, baseline, run.choice.settings) for duel in run.duels)
     return (
         ""
         if already or run.choice.settings == baseline
@@ -50,12 +56,16 @@ def refine(run: Probe, choice: Choice) -> Choice:
     chosen = representative(run.trials, choice.settings)
     if chosen is None or run.options.search != "guided":
         return choice
-    for variant in find_variants(chosen, run.plan.device.kind, _spread_ratio(run.trials))[:VARIANTS_MAX]:
+    count = None if run.plan.is_iterable else run.plan.terms.rank_samples
+    for variant in find_variants(chosen, run.plan.device.kind, _spread_ratio(run.trials), count)[:VARIANTS_MAX]:
         # What is left must hold this variant's duel, and the one against the baseline that may follow.
         duels = 1 if choice.settings == run.plan.baseline else 2
         if _left_s(run) < duels * DUEL_WANTED_S + VARIANT_S:
             run.notes = (*run.notes, f"Not tried for want of time: {_name(variant)} ({variant.why}).")
             return choice
+        if variant.epoch_batches is not None and (reason := _no_room_for_epochs(run, choice, variant, duels)):
+            run.notes = (*run.notes, f"Not tried: {_name(variant)} ({variant.why}): {reason}.")
+            continue
         why = _why_kept(run, choice, variant, duels)
         if why is not None:
             rate = representative(run.trials, variant.settings)
@@ -80,9 +90,13 @@ def _why_kept(run: Probe, choice: Choice, variant: Variant, duels: int) -> str |
     trial = run.runner.run(spec, leg, len(run.trials) + 1, time.monotonic() + spec.measure.cap_s)
     run.trials.append(trial)
     run.samples_used += 0 if trial.measurement is None else trial.measurement.samples_seen
-    if trial.rate_per_s is None or trial.rate_per_s < HOLD_UP_RATIO * choice.rate_per_s:
+    # Kept workers are as fast between the ends of epochs: there, noise alone would decide.
+    least_ratio = HOLD_UP_RATIO if variant.epoch_batches is None else 0.0
+    if trial.rate_per_s is None or trial.rate_per_s < least_ratio * choice.rate_per_s:
         run.notes = (*run.notes, f"{_name(variant)} was tried, since {variant.why}: its trial was no faster.")
         return None
+    if variant.epoch_batches is not None:
+        return _why_workers_kept(run, choice, variant, _epochs_duel_s(run, duels))
     seconds, ratio = _left_s(run) / duels, trial.rate_per_s / choice.rate_per_s
     if duels > 1 and isinstance(_plan_duel(run, choice.settings, variant.settings, seconds), str):
         is_clear = ratio >= CLEAR_RATIO
@@ -101,6 +115,43 @@ def _why_kept(run: Probe, choice: Choice, variant: Variant, duels: int) -> str |
     return "won a duel against the same without it" if is_faster else None
 
 
+def _why_workers_kept(run: Probe, choice: Choice, variant: Variant, seconds: float) -> str | None:
+    """Hold a duel over short epochs, and return why kept workers win over a real one; None where they do not."""
+    count, batches = run.plan.terms.rank_samples or 0, variant.epoch_batches
+    reason = _hold_duel(run, choice.settings, variant.settings, seconds, batches)
+    if reason or batches is None or run.duels[-1].failure is not None:
+        run.notes = (*run.notes, f"{_name(variant)} could not be judged: {reason or 'its duel failed'}.")
+        return None
+    duel, samples = run.duels[-1], batches * choice.settings.batch_size
+    interval = duel_interval(duel.pairs, burst_samples=burst_samples(duel))
+    gain = None
+    if verdict(interval) is Verdict.FASTER:
+        # T' is the baseline's own, as the duel saw it: what the trial's first batch took holds more than a boundary.
+        short_s = sum(p.baseline_s for p in duel.pairs) / sum(p.baseline_samples for p in duel.pairs) * samples
+        gain = gain_over_epoch(interval, short_s, short_s + (count - samples) / choice.rate_per_s)
+    if gain is None or gain.estimate < 1 / TIE_RATIO:
+        told = "did not show it faster" if gain is None else f"makes that {gain.estimate:.3f} times as fast, a tie"
+        run.notes = (*run.notes, f"{_name(variant)} was tried, since {variant.why}: the duel {told}.")
+        return None
+    return (
+        f"won a duel over epochs of {samples} samples against the same without it; by that an epoch of {count} samples "
+        f"becomes {gain.estimate:.3f} times as fast, an estimate ({gain.low:.3f} to {gain.high:.3f})"
+    )
+
+
+def _no_room_for_epochs(run: Probe, choice: Choice, variant: Variant, duels: int) -> str:
+    """Return why a duel over short epochs cannot be held once the variant's trial has run, or nothing."""
+    seconds = _epochs_duel_s(run, duels) - VARIANT_S
+    plan = _plan_duel(run, choice.settings, choice.settings, seconds, variant.epoch_batches)
+    left_s = min(DUEL_MAX_S, seconds)
+    return f"three short epochs do not fit into a slice of the {left_s:.0f} s of a duel" if isinstance(plan, str) else ""
+
+
+def _epochs_duel_s(run: Probe, duels: int) -> float:
+    """Return the seconds of a duel over short epochs: its slices are long, so the other gets what it needs at least."""
+    return _left_s(run) - (duels - 1) * DUEL_WANTED_S
+
+
 def _name(variant: Variant) -> str:
     return format_settings(variant.settings)
 
@@ -117,24 +168,40 @@ def _left_s(run: Probe) -> float:
     return run.options.budget_s - run.spent_s() - reserve_s
 
 
-def _plan_duel(run: Probe, baseline: Settings, contender: Settings, seconds: float) -> DuelPlan | str:
+def _plan_duel(
+    run: Probe, baseline: Settings, contender: Settings, seconds: float, epoch_batches: int | None = None
+) -> DuelPlan | str:
     """Fit a duel into these seconds; text where it cannot be."""
     left_s = min(DUEL_MAX_S, seconds)
     ours, theirs = (representative(run.trials, each) for each in (contender, baseline))
     if theirs is None or ours is None:
         return "the baseline could not be measured"
-    plan = fit_duel(left_s, theirs, ours, run.plan.device.kind, returns_memory=run.plan.limits.returns_memory)
+    plan = fit_duel(
+        left_s,
+        theirs,
+        ours,
+        run.plan.device.kind,
+        returns_memory=run.plan.limits.returns_memory,
+        epoch_batches=epoch_batches,
+    )
     return plan or f"{left_s:.0f} s were left, too few for a duel: give it a longer --budget"
 
 
-def _hold_duel(run: Probe, baseline: Settings, contender: Settings, seconds: float) -> str:
+def _hold_duel(
+    run: Probe, baseline: Settings, contender: Settings, seconds: float, epoch_batches: int | None = None
+) -> str:
     """Hold a duel within its seconds, and keep it; return why there is none, or nothing."""
     left_s = min(DUEL_MAX_S, seconds)
-    plan = _plan_duel(run, baseline, contender, left_s)
+    plan = _plan_duel(run, baseline, contender, left_s, epoch_batches)
     if isinstance(plan, str):
         return plan
     legs = [Leg(settings=each, role="grid") for each in (baseline, contender)]
-    specs = [run.plan.spec(leg, run.cache, run.first_sample(), run.options.seed) for leg in legs]
+    specs = [
+        msgspec.structs.replace(
+            run.plan.spec(leg, run.cache, run.first_sample(), run.options.seed), epoch_batches=epoch_batches
+        )
+        for leg in legs
+    ]
     run.progress.phase(f"duel: {format_settings(contender)} against {format_settings(baseline)}")
 
     def told(done: int, planned: int) -> None:

@@ -64,6 +64,8 @@ class Plan:
     limits: HostLimits
     needs: Needs
     terms: Terms
+    is_iterable: bool = False
+    """The data set itself says where its epochs end."""
     warnings: tuple[str, ...] = ()
 
     def spec(self, leg: Leg, cache: CacheState, first_sample: int, order_seed: int) -> TrialSpec:
@@ -144,6 +146,7 @@ def make_plan(options: ProbeOptions, workload: WorkloadSpec, limits: HostLimits,
         measure=_measure_options(options.budget_s),
         limits=limits,
         needs=_needs(options, device, inspected),
+        is_iterable=inspected.is_iterable,
         terms=replace(terms, schedule=parse_schedule(options, baseline.effective_batch_size, epoch)),
         warnings=(*_warnings(options, device, inspected, own_batch, workload), *warn_of_schedule(options, epoch)),
     )

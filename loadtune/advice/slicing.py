@@ -66,12 +66,13 @@ class Pace:
     """That its batches take, on their way through memory."""
 
 
-def find_pace(trial: TrialResult, device: DeviceKind) -> Pace:
+def find_pace(trial: TrialResult, device: DeviceKind, epoch_batches: int | None = None) -> Pace:
     """Return how a setting delivers.
 
     Args:
         trial: A complete end-to-end trial of the setting.
         device: What it trained on. A GPU works on while its process is stopped.
+        epoch_batches: Batches of the epochs that it is to run in: a whole one is a burst then; None: without end.
     """
     batch_s = trial.settings.batch_size / (trial.rate_per_s or 1.0)
     measured = trial.measurement
@@ -84,12 +85,21 @@ def find_pace(trial: TrialResult, device: DeviceKind) -> Pace:
         head_s = max(head_s, measured.longest_batch_s or 0.0)
     burst_steps = workers if waits_for_data and workers > 1 else 1
     active_s = BURST_MARGIN * BURSTS_MIN * burst_steps * batch_s if burst_steps > 1 else SLICE_STEPS_MIN * batch_s
+    if epoch_batches is not None:
+        boundary_s = 0.0 if measured is None else measured.epoch_boundary_s or 0.0
+        burst_steps, active_s = epoch_batches, BURST_MARGIN * BURSTS_MIN * (epoch_batches * batch_s + boundary_s)
     bytes_per_s = 0.0 if measured is None else (measured.batch_bytes or 0) / batch_s
     return Pace(head_s=head_s, active_s=active_s, burst_steps=burst_steps, bytes_per_s=bytes_per_s)
 
 
 def fit_duel(
-    left_s: float, baseline: TrialResult, contender: TrialResult, device: DeviceKind, *, returns_memory: bool = False
+    left_s: float,
+    baseline: TrialResult,
+    contender: TrialResult,
+    device: DeviceKind,
+    *,
+    returns_memory: bool = False,
+    epoch_batches: int | None = None,
 ) -> DuelPlan | None:
     """Fit a duel of two measured settings into the seconds that are left; None where it does not fit.
 
@@ -99,8 +109,9 @@ def fit_duel(
         contender: A trial of the other.
         device: What they trained on.
         returns_memory: Whether this machine hands freed memory back to a host.
+        epoch_batches: Batches of the epochs that both run in; None: without end.
     """
-    paces = (find_pace(baseline, device), find_pace(contender, device))
+    paces = (find_pace(baseline, device, epoch_batches), find_pace(contender, device, epoch_batches))
     seconds = start_s((baseline, contender))
     head_s = max(pace.head_s for pace in paces)
     if not returns_memory or max(pace.bytes_per_s for pace in paces) < SETTLE_BYTES_PER_S:

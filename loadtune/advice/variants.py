@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from loadtune.advice.epochs import boundary_share, shorten
 from loadtune.advice.rules import STALL_RATIO
 from loadtune.records.measurement import TrialResult
 from loadtune.records.settings import DEFAULT_PREFETCH_FACTOR, DeviceKind, Settings
+from loadtune.stats import TIE_RATIO
 
 TAIL_RATIO = 3.0
 """Longest batch of a worker by its usual one from which slow samples are worth passing by: those before it wait in
@@ -22,23 +24,54 @@ PREFETCH_STEPS = 2
 COPY_RATIO = 0.03
 """Share of a step spent copying to a GPU from pageable memory from which pinning may pay: as the tie rule."""
 
+EPOCH_BATCHES_MIN = 2
+"""Batches of an epoch at least for its end to be told from its steady state."""
+
 
 class Variant(NamedTuple):
     """Another setting, and why it may be better."""
 
     settings: Settings
     why: str
+    epoch_batches: int | None = None
+    """Batches of the short epochs whose ends show what it wins; None: the steady rate does."""
 
 
-def find_variants(chosen: TrialResult, device: DeviceKind, spread_ratio: float | None = None) -> tuple[Variant, ...]:
+def find_variants(
+    chosen: TrialResult, device: DeviceKind, spread_ratio: float | None = None, sample_count: int | None = None
+) -> tuple[Variant, ...]:
     """Return what is worth a try, the most promising first.
 
     Args:
         chosen: A complete trial of the chosen setting.
         device: What it trained on.
         spread_ratio: Spread of a worker's batch times, where the loader ran alone.
+        sample_count: Samples of a real epoch; None where they are not known, or the data set ends it by itself.
     """
-    return tuple(_find(chosen, device, spread_ratio))
+    found, measured = tuple(_find(chosen, device, spread_ratio)), chosen.measurement
+    share = _boundary_share(chosen, sample_count)
+    if share < 1.0 - TIE_RATIO or measured is None or not sample_count:
+        return found
+    settings = chosen.settings
+    batches = shorten(sample_count, chosen.rate_per_s or 0.0, settings.num_workers, settings.batch_size)
+    if batches < EPOCH_BATCHES_MIN:
+        return found
+    kept = Variant(
+        msgspec.structs.replace(settings, persistent_workers=True),
+        f"starting the workers anew takes {share:.0%} of an epoch of {sample_count} samples",
+        batches,
+    )
+    others_ratio = max(measured.stall_ratio or 0.0, (measured.copy_s or 0.0) / (measured.step_s or 1.0))
+    return (kept, *found) if share >= others_ratio else (*found, kept)
+
+
+def _boundary_share(chosen: TrialResult, sample_count: int | None) -> float:
+    """Return the share of a real epoch that starting the workers anew takes; 0 where that is not known, or is not."""
+    boundary_s = None if chosen.measurement is None else chosen.measurement.epoch_boundary_s
+    starts_anew = chosen.settings.num_workers > 0 and not chosen.settings.persistent_workers
+    if not (starts_anew and boundary_s and sample_count and chosen.rate_per_s):
+        return 0.0
+    return boundary_share(sample_count, chosen.rate_per_s, boundary_s)
 
 
 def _find(chosen: TrialResult, device: DeviceKind, spread_ratio: float | None) -> Iterator[Variant]:

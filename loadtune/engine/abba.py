@@ -57,6 +57,7 @@ def hold_abba(
     duel = Duel(
         baseline=baseline.settings,
         contender=contender.settings,
+        epoch_batches=baseline.epoch_batches,
         method="abba",
         pairs=tuple(made),
         slice_s=baseline.measure.measure_s,

@@ -79,6 +79,7 @@ def hold_duel(
     duel = Duel(
         baseline=baseline.settings,
         contender=contender.settings,
+        epoch_batches=baseline.epoch_batches,
         method="frozen",
         pairs=tuple(course.pairs),
         slice_s=plan.slice_s,

@@ -136,7 +136,14 @@ def build_leg(
     loader = None
     if spec.feed != "resident" and has_data(spec.workload, sources, payload):
         source = open_source(spec.workload, sources, payload)
-        loader = build_loader(source, spec.settings, spec.order_seed, spec.first_sample, is_plain=is_plain)
+        loader = build_loader(
+            source,
+            spec.settings,
+            spec.order_seed,
+            spec.first_sample,
+            epoch_batches=spec.epoch_batches,
+            is_plain=is_plain,
+        )
     return Leg(
         spec=spec,
         accelerator=accelerator,

@@ -7,6 +7,7 @@ lay ready at any moment, is known without touching DataLoader's private fields.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import get_start_method
 from typing import Any
 
@@ -156,8 +157,30 @@ class Endless(Sampler[Any]):
                 )
 
 
+class InEpochs(Sampler[Any]):
+    """An order without an end, cut into epochs: each goes on where the one before ended.
+
+    Args:
+        endless: The order.
+        length: Items in an epoch.
+    """
+
+    def __init__(self, endless: Sampler[Any], length: int) -> None:
+        self._endless = iter(endless)
+        self._length = length
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from islice(self._endless, self._length)
+
+
 def build_loader(
-    source: DataSource, settings: Settings, order_seed: int, first_sample: int = 0, *, is_plain: bool = False
+    source: DataSource,
+    settings: Settings,
+    order_seed: int,
+    first_sample: int = 0,
+    *,
+    epoch_batches: int | None = None,
+    is_plain: bool = False,
 ) -> DataLoader[Any]:
     """Return the DataLoader of these settings over this data, without an epoch's end where that can be had.
 
@@ -166,6 +189,7 @@ def build_loader(
         settings: What is asked for.
         order_seed: Of the sample order.
         first_sample: Where in that order to begin.
+        epoch_batches: Batches after which an epoch ends; None: none does. An iterable's own end is where it is.
         is_plain: Leave the stamps out, so that what they cost can be measured.
     """
     given = source.loader
@@ -193,6 +217,10 @@ def build_loader(
             if given is not None and is_own
             else EndlessOrder(source.sample_count or 1, order_seed, first_sample)
         )
+    if epoch_batches is not None and not source.is_iterable:
+        drawn = "batch_sampler" if has_own_batches else "sampler"
+        items = epoch_batches * (1 if has_own_batches else kwargs["batch_size"] or 1)
+        kwargs[drawn] = InEpochs(kwargs[drawn], items)
     is_batched = kwargs.get("batch_size", 0) is not None
     return DataLoader(
         source.dataset,

@@ -294,7 +294,7 @@ class SlicePair(Record, frozen=True, kw_only=True):
 
 
 class Duel(Record, frozen=True, kw_only=True):
-    """The winner of the selection against the baseline, on data that the choice has not seen."""
+    """The winner of the selection against the baseline, or a variant of it against the winner without it."""
 
     baseline: Settings
     contender: Settings
@@ -308,6 +308,11 @@ class Duel(Record, frozen=True, kw_only=True):
         tuple[int, int],
         Meta(description="Steps of baseline and contender that end together: samples count evenly over so many."),
     ] = (1, 1)
+    epoch_batches: Annotated[
+        int | None,
+        Meta(description="Both sides began their epochs anew after so many batches, so that it is no ratio of steady "
+             "rates; None: without end."),
+    ] = None
     seconds_spent: float = 0.0
     notes: Annotated[tuple[str, ...], Meta(description="What was dropped or done differently, and why.")] = ()
     failure: Failure | None = None

@@ -303,8 +303,12 @@ def _tell(finding: Finding, action: str = "") -> str:
 
 
 def deciding_duel(report: Report) -> Duel | None:
-    """Return the last duel over the baseline; None without one. Others were held over variants of the choice."""
-    held = [duel for duel in report.duels if duel.baseline == baseline_settings(report)]
+    """Return the last duel over the baseline; None without one. Others were held over variants of the choice.
+
+    Nor does one over short epochs decide: it shows the epochs' ends, not the rates.
+    """
+    baseline = baseline_settings(report)
+    held = [duel for duel in report.duels if duel.baseline == baseline and duel.epoch_batches is None]
     return held[-1] if held else None
 
 

@@ -1,6 +1,7 @@
 """Is what a trial reports true? Data and devices whose rate is known beforehand, through the real engine."""
 
 import itertools
+import os
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -257,6 +258,39 @@ def test_every_trial_sees_the_same_seeded_order(launcher, tmp_path):
     assert first[:50] not in (first[50:100], list(range(50)))
     assert indices(launcher, tmp_path, "f", 0, order_seed=1)[:50] != first[:50]
     assert indices(launcher, tmp_path, "g", 0, first_sample=60)[:40] == first[60:100]
+
+
+class Signing(torch.utils.data.Dataset):
+    """Notes the process that every sample is made in."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __len__(self):
+        return 50
+
+    def __getitem__(self, number):
+        with Path(self.path).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return torch.zeros(4)
+
+
+@pytest.mark.parametrize("persists", [True, False])
+def test_workers_outlive_the_end_of_an_epoch_if_they_persist(launcher, tmp_path, persists):
+    """Epochs of two batches for each of two workers: the same two processes in all of them, or two new ones in each."""
+    path = tmp_path / "pids"
+    with ExitStack() as stack:
+        sources = Sources(payload_path=share_objects({"dataset": Signing(str(path))}, stack))
+        measure = quick(measure_s=0.3, window_min_s=0.1)
+        spec = make_spec("", 2, measure=measure, epoch_batches=4, persistent_workers=persists)
+        result = make_runner(launcher, sources).run(
+            spec, Leg(settings=spec.settings, role="grid"), 1, spec_deadline()
+        )
+    assert result.state is TrialState.COMPLETE, result.failure
+    workers = set(path.read_text().split())
+    assert result.measurement.samples_seen > 3 * 4 * 4
+    assert (len(workers) == 2) is persists
+    assert (len(workers) > 4) is not persists
 
 
 def test_a_loader_with_its_own_batches_keeps_them(run, runner):

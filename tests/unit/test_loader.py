@@ -98,6 +98,45 @@ def test_an_epoch_has_no_end_and_no_short_batch():
     assert sorted(list(chain(*batches))[:10]) == list(range(10))
 
 
+def epochs(found, count, settings=None, **changes):
+    """So many epochs of this data, each as its batches in lists."""
+    settings = settings or Settings(num_workers=0, batch_size=4)
+    loader = build_loader(describe_dataset(found, "it is"), settings, **changes)
+    return [[item.batch.tolist() for item in loader] for _ in range(count)]
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 40), st.integers(0, 5))
+def test_an_epoch_may_end_and_the_next_goes_on_in_the_order(batches, size, first, seed):
+    """Cut into epochs, the order is the endless one: from its place, of its seed, nothing lost or read twice."""
+    settings = Settings(num_workers=0, batch_size=size)
+    place = {"order_seed": seed, "first_sample": first}
+    cut = epochs(Counting(7), 3, settings, epoch_batches=batches, **place)
+    assert [len(each) for each in cut] == [batches] * 3
+    assert list(chain(*cut)) == take(Counting(7), 3 * batches, settings, **place)
+
+
+def test_a_loader_s_own_sampler_and_batches_are_cut_too():
+    """And an iterable data set is left to end by itself."""
+    own = DataLoader(Counting(), batch_size=4, sampler=[7, 3, 5])
+    assert epochs(own, 2, order_seed=0, epoch_batches=1) == [[[7, 3, 5, 7]], [[3, 5, 7, 3]]]
+    batched = DataLoader(Counting(), batch_sampler=BatchSampler(SequentialSampler(range(10)), 6, drop_last=False))
+    assert epochs(batched, 2, order_seed=0, epoch_batches=1) == [[[0, 1, 2, 3, 4, 5]], [[6, 7, 8, 9]]]
+    alone = DataLoader(Counting(3), batch_size=None)
+    assert epochs(alone, 2, order_seed=0, epoch_batches=2)[0] == take(alone, 2, order_seed=0)
+    assert epochs(Stream(12), 2, order_seed=0, epoch_batches=1) == [[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]] * 2
+
+
+def test_a_loop_begins_a_cut_order_anew_without_losing_a_sample():
+    """As the loop of a duel's side takes them."""
+    loader = build_loader(
+        describe_dataset(Counting(), "it is"), Settings(num_workers=0, batch_size=2), 0, epoch_batches=3
+    )
+    batches = Batches(loader)
+    taken = [batches.take().batch.tolist() for _ in range(10)]
+    assert taken == take(Counting(), 10, Settings(num_workers=0, batch_size=2), order_seed=0)
+    assert batches.epochs_ended == 3
+
+
 def test_a_data_set_smaller_than_a_batch_fills_it():
     """Several epochs to one batch."""
     assert len(take(Counting(3), 1, Settings(num_workers=0, batch_size=8), order_seed=0)[0]) == 8

@@ -49,6 +49,20 @@ def test_a_gpu_works_on_while_its_process_is_stopped():
     assert find_pace(trial(stall_ratio=0.0, step_s=0.4), "replay").head_s == HEAD_MIN_S
 
 
+def test_short_epochs_are_bursts_of_their_own():
+    """20 batches of 0.01 s and a boundary of 0.1 s: three and a margin in a slice, however even the steps are."""
+    even = trial(rate=1600.0, stall_ratio=0.0, epoch_boundary_s=0.1)
+    pace = find_pace(even, "replay", 20)
+    assert pace.burst_steps == 20
+    assert pace.active_s == pytest.approx(1.15 * 3 * 0.3)
+    plan = fit_duel(60.0, even, even, "replay", epoch_batches=20)
+    assert plan.burst_steps == (20, 20)
+    assert plan.slice_s - plan.dropped_s >= 1.15 * 3 * 0.3
+    slow = trial(rate=1600.0, stall_ratio=0.0, epoch_boundary_s=3.0)
+    assert fit_duel(60.0, slow, even, "replay") is not None
+    assert fit_duel(60.0, slow, even, "replay", epoch_batches=20) is None
+
+
 def test_the_slower_side_decides_the_slice():
     """Bursts of 31 ms x 16 with four and eight workers, as long as each other: slices hold three and the head."""
     sides = [trial(workers, rate=workers * 16 / 0.5, longest_batch_s=0.52) for workers in (4, 8)]

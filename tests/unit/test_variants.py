@@ -60,6 +60,40 @@ def test_pinning_is_for_copies_to_a_gpu(share, device, count):
     assert find_variants(trial(pinned, copy_s=0.05), "cuda") == ()
 
 
+EPOCH = 1000
+"""Samples: 10 s at 100 a second."""
+
+
+@pytest.mark.parametrize(("boundary_s", "count"), [(0.32, 1), (0.3, 0), (None, 0)])
+def test_workers_are_kept_where_starting_them_takes_a_share_of_an_epoch(boundary_s, count):
+    """The tie rule's 3 % of it: 0.31 s here. One round of the workers' batches is a short epoch."""
+    found = find_variants(trial(epoch_boundary_s=boundary_s, stall_ratio=0.0), "replay", None, EPOCH)
+    assert [each.settings for each in found] == [msgspec.structs.replace(SETTINGS, persistent_workers=True)] * count
+    assert all(each.epoch_batches == 4 and "3% of an epoch of 1000 samples" in each.why for each in found)
+
+
+def test_workers_are_not_kept_without_evidence():
+    """No workers, workers that are kept already, no length, or an epoch of a single batch."""
+    for settings in (
+        Settings(num_workers=0, batch_size=10),
+        Settings(num_workers=4, batch_size=10, persistent_workers=True),
+    ):
+        assert find_variants(trial(settings, epoch_boundary_s=5.0, stall_ratio=0.0), "replay", None, EPOCH) == ()
+    due = trial(epoch_boundary_s=5.0, stall_ratio=0.0)
+    assert find_variants(due, "replay") == ()
+    assert find_variants(due, "replay", None, 19) == ()
+    assert find_variants(due, "replay", None, 29)[0].epoch_batches == 2
+
+
+@pytest.mark.parametrize(("boundary_s", "first"), [(5.0, True), (4.0, False)])
+def test_what_may_win_most_is_tried_first(boundary_s, first):
+    """A third of an epoch, or less than the 30 % that the device waits for data."""
+    slow = {"longest_batch_s": 1.01 * TAIL_RATIO * USUAL_S}
+    found = find_variants(trial(epoch_boundary_s=boundary_s, **slow), "replay", None, EPOCH)
+    assert [each.settings.persistent_workers for each in found] == ([True, False, False] if first else [False, False, True])
+    assert [each.epoch_batches for each in found if not each.settings.persistent_workers] == [None, None]
+
+
 def test_what_was_not_measured_accuses_nobody():
     bare = msgspec.structs.replace(complete_result(SETTINGS, 100.0))
     assert find_variants(bare, "cuda") == ()
