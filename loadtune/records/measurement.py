@@ -310,8 +310,10 @@ class Duel(Record, frozen=True, kw_only=True):
     ] = (1, 1)
     epoch_batches: Annotated[
         int | None,
-        Meta(description="Both sides began their epochs anew after so many batches, so that it is no ratio of steady "
-             "rates; None: without end."),
+        Meta(
+            description="Both sides began their epochs anew after so many batches, so that it is no ratio of steady "
+            "rates; None: without end."
+        ),
     ] = None
     seconds_spent: float = 0.0
     notes: Annotated[tuple[str, ...], Meta(description="What was dropped or done differently, and why.")] = ()

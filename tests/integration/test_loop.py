@@ -283,9 +283,7 @@ def test_workers_outlive_the_end_of_an_epoch_if_they_persist(launcher, tmp_path,
         sources = Sources(payload_path=share_objects({"dataset": Signing(str(path))}, stack))
         measure = quick(measure_s=0.3, window_min_s=0.1)
         spec = make_spec("", 2, measure=measure, epoch_batches=4, persistent_workers=persists)
-        result = make_runner(launcher, sources).run(
-            spec, Leg(settings=spec.settings, role="grid"), 1, spec_deadline()
-        )
+        result = make_runner(launcher, sources).run(spec, Leg(settings=spec.settings, role="grid"), 1, spec_deadline())
     assert result.state is TrialState.COMPLETE, result.failure
     workers = set(path.read_text().split())
     assert result.measurement.samples_seen > 3 * 4 * 4

@@ -90,7 +90,9 @@ def test_what_may_win_most_is_tried_first(boundary_s, first):
     """A third of an epoch, or less than the 30 % that the device waits for data."""
     slow = {"longest_batch_s": 1.01 * TAIL_RATIO * USUAL_S}
     found = find_variants(trial(epoch_boundary_s=boundary_s, **slow), "replay", None, EPOCH)
-    assert [each.settings.persistent_workers for each in found] == ([True, False, False] if first else [False, False, True])
+    assert [each.settings.persistent_workers for each in found] == (
+        [True, False, False] if first else [False, False, True]
+    )
     assert [each.epoch_batches for each in found if not each.settings.persistent_workers] == [None, None]
 
 
