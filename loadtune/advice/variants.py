@@ -48,33 +48,12 @@ def find_variants(
         spread_ratio: Spread of a worker's batch times, where the loader ran alone.
         sample_count: Samples of a real epoch; None where they are not known, or the data set ends it by itself.
     """
-    found, measured = tuple(_find(chosen, device, spread_ratio)), chosen.measurement
-    share = _boundary_share(chosen, sample_count)
-    if share < 1.0 - TIE_RATIO or measured is None or not sample_count:
-        return found
-    settings = chosen.settings
-    batches = shorten(sample_count, chosen.rate_per_s or 0.0, settings.num_workers, settings.batch_size)
-    if batches < EPOCH_BATCHES_MIN:
-        return found
-    kept = Variant(
-        msgspec.structs.replace(settings, persistent_workers=True),
-        f"starting the workers anew takes {share:.0%} of an epoch of {sample_count} samples",
-        batches,
-    )
-    others_ratio = max(measured.stall_ratio or 0.0, (measured.copy_s or 0.0) / (measured.step_s or 1.0))
-    return (kept, *found) if share >= others_ratio else (*found, kept)
+    return tuple(_find(chosen, device, spread_ratio, sample_count))
 
 
-def _boundary_share(chosen: TrialResult, sample_count: int | None) -> float:
-    """Return the share of a real epoch that starting the workers anew takes; 0 where that is not known, or is not."""
-    boundary_s = None if chosen.measurement is None else chosen.measurement.epoch_boundary_s
-    starts_anew = chosen.settings.num_workers > 0 and not chosen.settings.persistent_workers
-    if not (starts_anew and boundary_s and sample_count and chosen.rate_per_s):
-        return 0.0
-    return boundary_share(sample_count, chosen.rate_per_s, boundary_s)
-
-
-def _find(chosen: TrialResult, device: DeviceKind, spread_ratio: float | None) -> Iterator[Variant]:
+def _find(
+    chosen: TrialResult, device: DeviceKind, spread_ratio: float | None, sample_count: int | None
+) -> Iterator[Variant]:
     settings, measured = chosen.settings, chosen.measurement
     if measured is None or not chosen.rate_per_s:
         return
@@ -86,6 +65,7 @@ def _find(chosen: TrialResult, device: DeviceKind, spread_ratio: float | None) -
             msgspec.structs.replace(settings, in_order=False),
             f"a batch took {longest_s / usual_s:.1f} times the usual in a worker, and others waited for it in order",
         )
+    yield from _keep_workers(chosen, sample_count)
     if stalls and settings.num_workers and max(spread_ratio or 0.0, longest_s / usual_s - 1) > SPREAD_RATIO:
         deeper = PREFETCH_STEPS * (settings.prefetch_factor or DEFAULT_PREFETCH_FACTOR)
         yield Variant(
@@ -97,4 +77,20 @@ def _find(chosen: TrialResult, device: DeviceKind, spread_ratio: float | None) -
         yield Variant(
             msgspec.structs.replace(settings, pin_memory=True),
             f"copying to the GPU takes {(measured.copy_s or 0.0) / (measured.step_s or 1.0):.0%} of a step",
+        )
+
+
+def _keep_workers(chosen: TrialResult, sample_count: int | None) -> Iterator[Variant]:
+    """Yield the setting with its workers kept, where starting them anew takes more of a real epoch than a tie."""
+    settings, rate, measured = chosen.settings, chosen.rate_per_s, chosen.measurement
+    boundary_s = None if measured is None else measured.epoch_boundary_s
+    if not (settings.num_workers and boundary_s and sample_count and rate) or settings.persistent_workers:
+        return
+    share = boundary_share(sample_count, rate, boundary_s)
+    batches = shorten(sample_count, rate, settings.num_workers, settings.batch_size)
+    if share >= 1.0 - TIE_RATIO and batches >= EPOCH_BATCHES_MIN:
+        yield Variant(
+            msgspec.structs.replace(settings, persistent_workers=True),
+            f"starting the workers anew takes {share:.0%} of an epoch of {sample_count} samples",
+            batches,
         )

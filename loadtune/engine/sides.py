@@ -143,9 +143,19 @@ def run_slice(arena: Arena, side: Side, slice_s: float, memory: MemoryWatch) -> 
     began_s = time.monotonic()
     while (left_s := began_s + slice_s - time.monotonic()) > 0:
         _listen(arena, side, min(POLL_S, left_s))
+        _wake_newborn(side)
         _watch_memory(memory)
     side.process.signal_group(SIGSTOP)
     side.slices.append(Slice(began_s, time.monotonic()))
+
+
+def _wake_newborn(side: Side) -> None:
+    """Resume a worker that stayed stopped, by telling the whole group once more: those that run ignore it.
+
+    A worker forked in the moment of the stop was seen to sleep through the next SIGCONT (one epoch's end in twenty, on
+    Linux): its loader waited for the rest of the slice, which counted a fifth of its samples.
+    """
+    side.process.signal_group(SIGCONT)
 
 
 def _watch_memory(memory: MemoryWatch) -> None:
@@ -172,6 +182,7 @@ def finish_last_burst(arena: Arena, side: Side, burst_steps: int, slice_s: float
         time.monotonic() < began_s + max(LAST_STEP_LIMIT_S, slice_s)
     ):
         _listen(arena, side)
+        _wake_newborn(side)
     side.process.signal_group(SIGSTOP)
     side.rest.append(Slice(began_s, time.monotonic()))
 
