@@ -145,10 +145,9 @@ def _no_room_for_epochs(run: Probe, choice: Choice, variant: Variant, duels: int
     """Return why a duel over short epochs cannot be held once the variant's trial has run, or nothing."""
     seconds = _epochs_duel_s(run, duels) - VARIANT_S
     plan = _plan_duel(run, choice.settings, choice.settings, seconds, variant.epoch_batches)
-    left_s = min(DUEL_MAX_S, seconds)
-    return (
-        f"three short epochs do not fit into a slice of the {left_s:.0f} s of a duel" if isinstance(plan, str) else ""
-    )
+    if not isinstance(plan, str):
+        return ""
+    return f"three short epochs do not fit into a slice of the {min(DUEL_MAX_S, seconds):.0f} s of a duel"
 
 
 def _epochs_duel_s(run: Probe, duels: int) -> float:

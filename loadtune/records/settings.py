@@ -178,7 +178,8 @@ class TrialSpec(Record, frozen=True, kw_only=True):
     first_sample: Annotated[int, Meta(ge=0, description="Position in that order to start from (streaming).")] = 0
     repeat: Annotated[int, Meta(ge=0, description="Which repetition of this setting.")] = 0
     epoch_batches: Annotated[
-        int | None, Meta(ge=1, description="Batches after which the loader is begun anew; None: it has no end.")
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Batches after which the loader is begun anew; None: it has no end."),
     ] = None
     measure: MeasureOptions = MeasureOptions()
 
