@@ -95,10 +95,11 @@ def _with_fewer_threads(chosen: TrialResult) -> Variant | None:
 
 def _with_more_threads(case: Case) -> Variant | None:
     """The idle cores for the main process, where it trains on a CPU, uses the threads it has, and waits for no data."""
-    chosen, usable_cores = case.chosen, case.limits.usable_cores
+    chosen = case.chosen
     threads, stall, used = _main_threads(chosen), stall_ratio(chosen), used_cores(chosen)
     if case.device != "cpu" or threads is None or used is None or stall is None or stall > STALL_RATIO:
         return None
+    usable_cores = case.limits.usable_cores
     idle = usable_cores - used - taken_cores(case, chosen)
     more = min(threads + int(idle), int(usable_cores))
     # Threads that find no work now would find none with others beside them.
