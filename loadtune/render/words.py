@@ -206,7 +206,7 @@ def measured_threads(settings: Settings, trials: Sequence[TrialResult]) -> int |
     None where it was left to torch: off the CPU, unless the setting itself names them.
     """
     told = [t.threads for t in trials if t.settings == settings and t.role not in {"ceiling", "loader"}]
-    return told[-1] if told and settings.main_threads is None else settings.main_threads
+    return told[-1] if told else settings.main_threads
 
 
 def format_device(device: DeviceChoice) -> str:

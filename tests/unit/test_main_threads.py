@@ -57,6 +57,12 @@ def test_no_threads_are_no_setting(threads):
         msgspec.json.decode(f'{{"num_workers": 0, "batch_size": 1, "main_threads": {threads}}}', type=Settings)
 
 
+def test_the_published_schema_says_so():
+    (described,) = [each for name, each in msgspec.json.schema(Settings)["$defs"].items() if name == "Settings"]
+    choices = described["properties"]["main_threads"]["anyOf"]
+    assert {"type": "integer", "minimum": 1} in choices
+
+
 def test_a_data_loader_is_not_told_of_them():
     assert ONE.dataloader_kwargs() == PLAIN.dataloader_kwargs()
 

@@ -191,7 +191,7 @@ def test_idle_cores_may_be_the_training_s_on_a_cpu():
         ({"foreign_cores": 1.0}, 4.0, None),
         ({"foreign_cores": 0.5}, 5.0, 3),
         ({"worker_cores": 0.0, "main_cores": 1.8}, 3.4, 3),
-        ({"worker_cores": 0.0, "main_cores": 3.6, "main_threads": 4}, 4.6, None),
+        ({"worker_cores": 0.0, "main_cores": 3.6, "main_threads": 4}, 4.7, None),
         ({"main_cores": 2 * SATURATED.value}, 4.0, 3),
         ({"main_cores": 2 * SATURATED.value - 0.01}, 4.0, None),
         ({"worker_cores": None}, 4.0, None),
