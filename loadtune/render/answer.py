@@ -130,7 +130,7 @@ def compose_answer(report: Report) -> tuple[Row, ...]:
     if recommendation is None:
         return (_compose_best_so_far(report), Row("took", tuple(_compose_time(report))))
     return (
-        _compose_now(recommendation),
+        _compose_now(recommendation, report.trials),
         _compose_use(recommendation, report.trials),
         _compose_ceiling(report),
         Row("costs", _compose_costs(recommendation.cost)),
@@ -160,10 +160,18 @@ def fastest_trial(report: Report) -> TrialResult | None:
     return max(complete, key=lambda trial: trial.rate_per_s or 0.0, default=None)
 
 
-def _compose_now(recommendation: Recommendation) -> Row:
+def _compose_now(recommendation: Recommendation, trials: Sequence[TrialResult]) -> Row:
     baseline = recommendation.baseline
     rate = format_rate(baseline.rate_per_s)
-    return Row("now", (f"{format_settings(baseline.settings)}: {rate} ({one_line(baseline.origin)})",))
+    lines = [f"{format_settings(baseline.settings)}: {rate} ({one_line(baseline.origin)})"]
+    threads = measured_threads(baseline.settings, trials)
+    if threads is not None and recommendation.settings != baseline.settings:
+        lines.append(_tell_threads(threads))
+    return Row("now", tuple(lines))
+
+
+def _tell_threads(threads: int) -> str:
+    return f"with {threads} torch thread{'' if threads == 1 else 's'} in the main process"
 
 
 def _compose_use(recommendation: Recommendation, trials: Sequence[TrialResult]) -> Row:
@@ -178,8 +186,7 @@ def _compose_use(recommendation: Recommendation, trials: Sequence[TrialResult]) 
         lines.append(f"over a whole epoch, its boundary included: {rate}")
     threads = measured_threads(recommendation.settings, trials)
     if threads is not None:
-        plural = "" if threads == 1 else "s"
-        lines.append(f"with {threads} torch thread{plural} in the main process: {format_threads_line(threads)}")
+        lines.append(f"{_tell_threads(threads)}: {format_threads_line(threads)}")
     return Row("use", tuple(lines))
 
 

@@ -135,11 +135,21 @@ def test_what_is_pasted_sets_the_threads_that_were_measured(settings, threads):
     told = f"with {threads} torch thread{plural} in the main process: torch.set_num_threads({threads})"
     assert told in "\n".join(lines)
     assert told in render_html(report)
+    (now,) = [place for place, line in enumerate(lines) if line.startswith("now ")]
+    assert lines[now + 1].strip() == "with 9 torch threads in the main process"  # what the speed-up is over
     assert "\n".join(calls) in render_html(report)
 
 
+def test_the_threads_of_a_setting_that_is_kept_are_said_once():
+    report = recommending(PLAIN, 3)
+    yours = msgspec.structs.replace(report.recommendation.baseline, settings=PLAIN)
+    kept = msgspec.structs.replace(report.recommendation, baseline=yours)
+    told = "\n".join(answer_lines(msgspec.structs.replace(report, recommendation=kept), width=200))
+    assert told.count("with 3 torch threads") == 1
+
+
 def test_where_threads_were_left_alone_nothing_is_said_of_them():
-    report = recommending()
+    report = faster_report()
     assert compose_paste(report) == "DataLoader(dataset, batch_size=16, num_workers=4)"
     assert "thread" not in "\n".join(line for line in answer_lines(report, width=200) if "[" not in line)
 
