@@ -19,6 +19,8 @@ class ProcessStat:
     parent_pid: int
     cpu_s: float
     """CPU seconds of all its threads since it began, user and system; reaped children are not counted."""
+    reaped_cpu_s: float
+    """CPU seconds of the children that it has waited for, and of theirs. A child that nobody waits for is in none."""
     memory_bytes: int
     """Resident pages, those shared with other processes included."""
 
@@ -33,6 +35,8 @@ def parse_process_stat(text: str) -> ProcessStat:
     >>> line = "48151 (a (b) c) S 7 1 1 0 -1 4194560 9 0 0 0 150 50 8 9 20 0 1 0 5 1000 25 1844"
     >>> parse_process_stat(line).parent_pid, round(parse_process_stat(line).cpu_s / TICK_S)
     (7, 200)
+    >>> round(parse_process_stat(line).reaped_cpu_s / TICK_S)
+    17
     >>> parse_process_stat(line).memory_bytes == 25 * PAGE_BYTES
     True
     """
@@ -40,6 +44,7 @@ def parse_process_stat(text: str) -> ProcessStat:
     return ProcessStat(
         parent_pid=int(fields[1]),
         cpu_s=(int(fields[11]) + int(fields[12])) * TICK_S,
+        reaped_cpu_s=(int(fields[13]) + int(fields[14])) * TICK_S,
         memory_bytes=int(fields[21]) * PAGE_BYTES,
     )
 

@@ -48,8 +48,18 @@ class _Member:
     io_file: int | None
     parent_pid: int | None
     cpu_s: float = 0.0
+    reaped_cpu_s: float = 0.0
+    gone_cpu_s: float = 0.0
     memory_bytes: int = 0
     io: ProcessIo = ProcessIo(0, 0)
+
+    @property
+    def children_cpu_s(self) -> float:
+        """CPU seconds of ended children: by the kernel, or as last read where nobody waited for them.
+
+        Workers that live for a part of a second use most of theirs between two readings, or are never seen.
+        """
+        return max(self.reaped_cpu_s, self.gone_cpu_s)
 
 
 class TreeReader:
@@ -78,6 +88,7 @@ class TreeReader:
         self._seen: set[int] = set()
         self._next_scan_s = float("-inf")
         self._ended_cpu_s = {True: 0.0, False: 0.0}  # by "is the root"
+        self._most_worker_cpu_s = 0.0
         self._ended_io = self._most_io = ProcessIo(0, 0)
         self._adopt(root_pid, None)
 
@@ -96,10 +107,13 @@ class TreeReader:
         living = self._members.values()
         root = self._members.get(self.root_pid)
         main_s = root.cpu_s if root else 0.0
+        workers_s = sum(member.cpu_s + member.children_cpu_s for member in living) - main_s
+        # As with what was read: between a worker's end and the reading of its parent the sum dips.
+        self._most_worker_cpu_s = max(self._most_worker_cpu_s, self._ended_cpu_s[False] + workers_s)
         io = self._sum_io()
         return TreeReading(
             main_cpu_s=self._ended_cpu_s[True] + main_s,
-            worker_cpu_s=self._ended_cpu_s[False] + sum(member.cpu_s for member in living) - main_s,
+            worker_cpu_s=self._most_worker_cpu_s,
             memory_bytes=sum(member.memory_bytes for member in living),
             process_count=len(living),
             read_bytes=None if io is None else io.read_bytes,
@@ -194,6 +208,7 @@ class TreeReader:
         except (OSError, ValueError, IndexError):
             return False
         member.cpu_s = max(member.cpu_s, stat.cpu_s)
+        member.reaped_cpu_s = max(member.reaped_cpu_s, stat.reaped_cpu_s)
         member.memory_bytes = stat.memory_bytes
         if self.io_reason is None and member.io_file is not None:
             try:
@@ -208,10 +223,13 @@ class TreeReader:
 
     def _retire(self, pid: int) -> None:
         member = self._members.pop(pid)
-        self._ended_cpu_s[pid == self.root_pid] += member.cpu_s
-        # The kernel adds what a reaped child has read to its parent's counters (but not its CPU time, in the fields
-        # read here): to keep it as well would count it twice.
-        if member.parent_pid not in self._members:
+        # The kernel adds what a reaped child used and read to its parent's counters: to keep it would count it twice.
+        parent = self._members.get(member.parent_pid or 0)
+        if parent is not None:
+            parent.gone_cpu_s += member.cpu_s + member.children_cpu_s
+        else:
+            self._ended_cpu_s[pid == self.root_pid] += member.cpu_s
+            self._ended_cpu_s[False] += member.children_cpu_s
             self._ended_io = ProcessIo(
                 read_chars=self._ended_io.read_chars + member.io.read_chars,
                 read_bytes=self._ended_io.read_bytes + member.io.read_bytes,

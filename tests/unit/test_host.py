@@ -260,10 +260,10 @@ class Tree:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def put(self, pid, parent, ticks, *, pages=1, chars=0, disk=0, pss_kib=None):
+    def put(self, pid, parent, ticks, *, pages=1, chars=0, disk=0, reaped=0, pss_kib=None):
         folder = self.folder / str(pid)
         folder.mkdir(parents=True, exist_ok=True)
-        head = f"{pid} (python (x) ) S {parent} 1 1 0 -1 0 0 0 0 0 {ticks - 1} 1 99 99 20 0 1 0 5 1000 {pages} 0\n"
+        head = f"{pid} (python (x) ) S {parent} 1 1 0 -1 0 0 0 0 0 {ticks - 1} 1 {reaped} 0 20 0 1 0 5 1000 {pages} 0\n"
         (folder / "stat").write_text(head)
         (folder / "io").write_text(f"rchar: {chars}\nwchar: 0\nread_bytes: {disk}\n")
         if pss_kib is not None:
@@ -319,6 +319,27 @@ def test_ended_workers_keep_what_they_used(tree):
     ]
     assert [each.read_chars for each in (before, between, after)] == [1000, 1000, 1000]
     assert [each.process_count for each in (before, between, after)] == [2, 1, 2]
+    reader.close()
+
+
+@pytest.mark.usefixtures("scan_always")
+def test_what_short_lived_workers_used_is_the_kernel_s_word(tree):
+    """Half of it came after the last reading, some of them were never seen, and nothing is counted twice."""
+    tree.put(100, 1, 50)
+    tree.put(101, 100, 30, reaped=7)
+    reader = TreeReader(100, proc=tree.folder)
+    before = reader.read()
+    tree.end(101)
+    tree.put(100, 1, 50, reaped=45)
+    ended = reader.read()
+    tree.put(100, 1, 50, reaped=95)
+    unseen = reader.read()
+    tree.end(100)
+    orphaned = reader.read()
+    assert [each.worker_cpu_s for each in (before, ended, unseen, orphaned)] == [
+        pytest.approx(each) for each in (0.37, 0.45, 0.95, 0.95)
+    ]
+    assert [each.main_cpu_s for each in (before, unseen, orphaned)] == [pytest.approx(0.5)] * 3
     reader.close()
 
 
