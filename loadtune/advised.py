@@ -11,6 +11,7 @@ from loadtune.records.report import Finding, Report
 from loadtune.records.settings import Settings
 from loadtune.render.html import render_html
 from loadtune.render.terminal import answer_lines
+from loadtune.render.words import measured_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +51,16 @@ class Advice:
         """The learning rate for that batch; None where none was given."""
         recommendation = None if self.report is None else self.report.recommendation
         return None if recommendation is None else recommendation.learning_rate.rate
+
+    @property
+    def main_threads(self) -> int | None:
+        """Threads of the main process that the rate was measured with; None: leave them as they are.
+
+        Where it is a number, call `torch.set_num_threads` with it before the training: a DataLoader cannot. On device
+        cpu it always is, once something was recommended.
+        """
+        trials = () if self.report is None or self.report.recommendation is None else self.report.trials
+        return measured_threads(self._settings, trials)
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -5,6 +5,7 @@ import time
 import msgspec
 
 from loadtune.advice.budget import DUEL_MAX_S, DUEL_WANTED_S, DuelPlan, divide_budget
+from loadtune.advice.case import Case
 from loadtune.advice.epochs import gain_over_epoch
 from loadtune.advice.feasibility import shm_size_bytes
 from loadtune.advice.search import Leg
@@ -57,7 +58,8 @@ def refine(run: Probe, choice: Choice) -> Choice:
     if chosen is None or run.options.search != "guided":
         return choice
     count = None if run.plan.is_iterable else run.plan.terms.rank_samples
-    for variant in find_variants(chosen, run.plan.device.kind, _spread_ratio(run.trials), count)[:VARIANTS_MAX]:
+    case = Case(chosen=chosen, baseline=None, limits=run.plan.limits, device=run.plan.device.kind, sample_count=count)
+    for variant in find_variants(case, _spread_ratio(run.trials))[:VARIANTS_MAX]:
         # What is left must hold this variant's duel, and the one against the baseline that may follow.
         duels = 1 if choice.settings == run.plan.baseline else 2
         if _left_s(run) < duels * DUEL_WANTED_S + VARIANT_S:

@@ -42,6 +42,8 @@ BUDGET_MIN_S = 20.0
 """Below this nothing but starting the processes fits; an answer would rest on nothing."""
 DEFAULT_BATCH_SIZES: dict[DeviceKind, int] = {"cuda": 16, "replay": 16, "cpu": 2}
 """DeepLab's own batch of 16; on a CPU the smallest that BatchNorm takes, since a step there takes seconds."""
+SETTINGS_BESIDE = ("prefetch_factor", "pin_memory", "persistent_workers", "in_order", "main_threads")
+"""Names that --baseline takes beside num_workers and batch_size."""
 DEFAULT_CROP_PX = 513
 """DeepLab's crop."""
 CPU_CROP_PX = 129
@@ -246,12 +248,12 @@ def parse_settings(text: str, batch_size: int) -> Settings:
     Raises:
         UsageError: An unknown name, a wrong value, or a combination that DataLoader refuses.
     """
-    hint = "write it as num_workers=2,batch_size=16; also prefetch_factor, pin_memory, persistent_workers, in_order"
+    hint = f"write it as num_workers=2,batch_size=16; also {', '.join(SETTINGS_BESIDE)}"
     values: dict[str, Any] = {"batch_size": batch_size}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = (part.strip() for part in item.partition("="))
-        if name not in {"num_workers", "batch_size", "prefetch_factor", "pin_memory", "persistent_workers", "in_order"}:
-            raise UsageError(f"--baseline: {item!r} is no setting of a DataLoader", hint)
+        if name not in {"num_workers", "batch_size", *SETTINGS_BESIDE}:
+            raise UsageError(f"--baseline: {item!r} is no setting", hint)
         if value.lower() in {"true", "false"}:
             values[name] = value.lower() == "true"
         elif re.fullmatch(r"\d{1,6}", value):

@@ -71,8 +71,9 @@ class Plan:
     def spec(self, leg: Leg, cache: CacheState, first_sample: int, order_seed: int) -> TrialSpec:
         """Return what the trial process needs for a leg."""
         alone = with_axes(leg.settings, 0, leg.settings.batch_size)  # the device's ceiling shares no core with workers
-        setting = alone if leg.feed == "resident" else leg.settings
-        threads = main_threads(setting, self.limits.usable_cores) if self.device.kind == "cpu" else None
+        setting, threads = alone if leg.feed == "resident" else leg.settings, leg.settings.main_threads
+        if threads is None and self.device.kind == "cpu":
+            threads = main_threads(setting, self.limits.usable_cores)
         return TrialSpec(
             settings=leg.settings,
             device=self.device,

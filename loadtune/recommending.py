@@ -105,6 +105,8 @@ def recommend(
         >>> from loadtune import recommend
         >>> advice = recommend(dataset, model=model, batch_size=16, lr=0.01)  # doctest: +SKIP
         >>> loader = DataLoader(dataset, shuffle=True, **advice.dataloader_kwargs)  # doctest: +SKIP
+        >>> if advice.main_threads is not None:  # doctest: +SKIP
+        ...     torch.set_num_threads(advice.main_threads)
     """
     try:
         if isinstance(data, str | Path) and Path(data).suffix == ".json" and Path(data).is_file():

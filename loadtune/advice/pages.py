@@ -179,7 +179,8 @@ PAGES = (
         "step beside the loader by a step alone.",
         (limits.DELAYED, limits.INFLATED),
         UNIT,
-        "Threads of other libraries (OpenCV, MKL by itself) are not counted, only their delay is seen.",
+        "Threads of other libraries (OpenCV, MKL by itself) are not counted, only their delay is seen. Where those of "
+        "the main process keep more than one core busy, the guided search tries main_threads=1.",
     ),
     Page(
         "pinned-workers",

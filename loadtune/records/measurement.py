@@ -239,7 +239,7 @@ class Failure(Record, frozen=True, kw_only=True):
 
 
 Role = Literal["grid", "baseline", "ceiling", "loader", "variant"]
-"""variant: the chosen setting with one more of DataLoader's settings changed; only a duel can make it the answer."""
+"""variant: the chosen setting with one more thing changed than the main axes; only a duel can make it the answer."""
 
 
 class TrialResult(Record, frozen=True, kw_only=True):

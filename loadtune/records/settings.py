@@ -30,7 +30,7 @@ DEFAULT_PREFETCH_FACTOR = 2
 
 
 class Settings(Record, frozen=True, kw_only=True):
-    """One point of the search space: what a user may change, in DataLoader's own words."""
+    """One point of the search space: what a user may change, in DataLoader's own words; `main_threads` is torch's."""
 
     num_workers: Annotated[int, Meta(ge=0, description="Worker processes; 0 loads in the main process.")]
     batch_size: Annotated[int, Meta(ge=1, description="Samples in one batch that the DataLoader yields.")]
@@ -43,6 +43,13 @@ class Settings(Record, frozen=True, kw_only=True):
     accumulation_steps: Annotated[
         int, Meta(ge=1, description="Batches whose gradients are summed before one optimizer step.")
     ] = 1
+    main_threads: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="torch intra-op threads of the main process (torch.set_num_threads); None: as they are, and on "
+            "device cpu as many as the workers leave cores."
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +57,8 @@ class Settings(Record, frozen=True, kw_only=True):
             raise ValueError(f"not a setting: {self}")
         if self.prefetch_factor is not None and self.prefetch_factor < 1:
             raise ValueError("DataLoader needs a prefetch_factor of at least 1")
+        if self.main_threads is not None and self.main_threads < 1:
+            raise ValueError("torch.set_num_threads needs main_threads of at least 1")
         if self.num_workers == 0 and (self.prefetch_factor is not None or self.persistent_workers):
             raise ValueError("DataLoader refuses prefetch_factor and persistent_workers at num_workers=0")
 
@@ -64,7 +73,10 @@ class Settings(Record, frozen=True, kw_only=True):
         return self.batch_size * self.accumulation_steps
 
     def dataloader_kwargs(self) -> dict[str, Any]:
-        """Return keyword arguments that `torch.utils.data.DataLoader` accepts as they stand, at 0 workers too."""
+        """Return keyword arguments that `torch.utils.data.DataLoader` accepts as they stand, at 0 workers too.
+
+        `main_threads` is none of them.
+        """
         kwargs: dict[str, Any] = {"batch_size": self.batch_size, "num_workers": self.num_workers}
         if self.pin_memory:
             kwargs["pin_memory"] = True

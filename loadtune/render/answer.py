@@ -1,6 +1,7 @@
 """What does a report say, in sentences? The rows, warnings and next step that terminal and page share."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from loadtune.records.measurement import Duel, TrialResult, TrialState
@@ -23,7 +24,6 @@ from loadtune.render.words import (
     format_bytes,
     format_change,
     format_count,
-    format_dataloader_line,
     format_device,
     format_interval,
     format_number,
@@ -32,8 +32,10 @@ from loadtune.render.words import (
     format_ratio,
     format_seconds,
     format_settings,
+    format_threads_line,
     format_trial,
     format_worth,
+    measured_threads,
     one_line,
     visible,
 )
@@ -128,8 +130,8 @@ def compose_answer(report: Report) -> tuple[Row, ...]:
     if recommendation is None:
         return (_compose_best_so_far(report), Row("took", tuple(_compose_time(report))))
     return (
-        _compose_now(recommendation),
-        _compose_use(recommendation),
+        _compose_now(recommendation, report.trials),
+        _compose_use(recommendation, report.trials),
         _compose_ceiling(report),
         Row("costs", _compose_costs(recommendation.cost)),
         Row("took", (*_compose_time(report), *_compose_saving(recommendation))),
@@ -158,13 +160,21 @@ def fastest_trial(report: Report) -> TrialResult | None:
     return max(complete, key=lambda trial: trial.rate_per_s or 0.0, default=None)
 
 
-def _compose_now(recommendation: Recommendation) -> Row:
+def _compose_now(recommendation: Recommendation, trials: Sequence[TrialResult]) -> Row:
     baseline = recommendation.baseline
     rate = format_rate(baseline.rate_per_s)
-    return Row("now", (f"{format_settings(baseline.settings)}: {rate} ({one_line(baseline.origin)})",))
+    lines = [f"{format_settings(baseline.settings)}: {rate} ({one_line(baseline.origin)})"]
+    threads = measured_threads(baseline.settings, trials)
+    if threads is not None and recommendation.settings != baseline.settings:
+        lines.append(_tell_threads(threads))
+    return Row("now", tuple(lines))
 
 
-def _compose_use(recommendation: Recommendation) -> Row:
+def _tell_threads(threads: int) -> str:
+    return f"with {threads} torch thread{'' if threads == 1 else 's'} in the main process"
+
+
+def _compose_use(recommendation: Recommendation, trials: Sequence[TrialResult]) -> Row:
     setting = f"{format_settings(recommendation.settings)}: {format_rate(recommendation.rate_per_s)}"
     lines = [setting, compose_speedup(recommendation)]
     if is_undecided(recommendation):
@@ -174,6 +184,9 @@ def _compose_use(recommendation: Recommendation) -> Row:
     if recommendation.epoch_rate_per_s is not None:
         rate = format_rate(recommendation.epoch_rate_per_s)
         lines.append(f"over a whole epoch, its boundary included: {rate}")
+    threads = measured_threads(recommendation.settings, trials)
+    if threads is not None:
+        lines.append(f"{_tell_threads(threads)}: {format_threads_line(threads)}")
     return Row("use", tuple(lines))
 
 
@@ -186,27 +199,6 @@ def is_undecided(recommendation: Recommendation) -> bool:
 def choice_word(recommendation: Recommendation | None) -> str:
     """Return how charts and tables mark the recommended setting."""
     return "candidate" if recommendation is not None and is_undecided(recommendation) else "use"
-
-
-def compose_paste_label(report: Report) -> str:
-    """Say what the `DataLoader(...)` line below is, and what of the user's own loader it leaves out."""
-    hints = []
-    if report.recommendation is not None and is_undecided(report.recommendation):
-        hints.append("the candidate, to try it")
-    if report.dataset.layout == "target":
-        hints.append("with your own collate_fn, sampler and worker_init_fn, if you have them")
-    return f"paste ({'; '.join(hints)})" if hints else "paste"
-
-
-def compose_paste(report: Report) -> str | None:
-    """Return the `DataLoader(...)` line, valid as it stands; None without a recommendation."""
-    if report.recommendation is None:
-        return None
-    line = format_dataloader_line(report.recommendation.settings)
-    if any("batch_sampler" in axis for axis in report.dataset.fixed_axes):
-        size = f"batch_size={report.recommendation.settings.batch_size}"
-        return line.replace(size, "batch_sampler=batch_sampler")
-    return line
 
 
 def compose_speedup(recommendation: Recommendation) -> str:

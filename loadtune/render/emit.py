@@ -1,7 +1,8 @@
 """How are the recommended settings written into a configuration file? As Python, YAML, Hydra's YAML, or JSON.
 
 What is emitted is whole and valid by itself: settings as `torch.utils.data.DataLoader` takes them, the learning rate
-where one is known, and in comments (in JSON: fields) what the claim is.
+where one is known, the torch threads of the main process where they are part of what was measured, and in comments
+(in JSON: fields) what the claim is.
 """
 
 import json
@@ -10,10 +11,12 @@ from typing import Any, Literal, get_args
 from loadtune.errors import UsageError
 from loadtune.records.report import Report, Verdict
 from loadtune.render.answer import compose_speedup
-from loadtune.render.words import one_line
+from loadtune.render.words import measured_threads, one_line
 
 Form = Literal["python", "yaml", "hydra", "json"]
 FORMS: tuple[str, ...] = get_args(Form)
+THREADS_COMMENT = "# for the main process: torch.set_num_threads(main_threads)"
+"""No argument of a DataLoader, so it stands beside its settings; none of the readers would know what to do with it."""
 
 
 def check_form(form: str | None) -> None:
@@ -41,6 +44,7 @@ def emit(report: Report, form: str) -> str:
     settings = told.settings if told is not None and is_shown else report.request.baseline
     kwargs = settings.dataloader_kwargs()
     rate = None if told is None else told.learning_rate.rate
+    threads = measured_threads(settings, report.trials if is_shown else ())
     claim = "nothing was measured" if told is None else one_line(compose_speedup(told))
     if told is not None and not is_shown:
         claim = f"what is run today; the candidate was not shown to be faster: {claim}"
@@ -48,6 +52,7 @@ def emit(report: Report, form: str) -> str:
         content = {
             "dataloader": kwargs,
             "learning_rate": rate,
+            "main_threads": threads,
             "verdict": None if told is None else told.verdict.value,
             "claim": claim,
         }
@@ -56,10 +61,12 @@ def emit(report: Report, form: str) -> str:
     if form == "python":
         lines.append(f"dataloader_kwargs = {kwargs!r}")
         lines += [] if rate is None else [f"learning_rate = {rate!r}"]
+        lines += [] if threads is None else [f"main_threads = {threads}  {THREADS_COMMENT}"]
     else:
         lines += ["dataloader:", *(["  _target_: torch.utils.data.DataLoader"] if form == "hydra" else [])]
         lines += [f"  {name}: {_scalar(value)}" for name, value in kwargs.items()]
         lines += [] if rate is None else [f"learning_rate: {_scalar(rate)}"]
+        lines += [] if threads is None else [f"main_threads: {threads}  {THREADS_COMMENT}"]
     return "\n".join(lines) + "\n"
 
 

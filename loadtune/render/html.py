@@ -14,8 +14,6 @@ from loadtune.render.answer import (
     compose_dataset,
     compose_device,
     compose_headline,
-    compose_paste,
-    compose_paste_label,
     compose_speedup,
     compose_warnings,
     compose_why,
@@ -28,6 +26,7 @@ from loadtune.render.explaining import describe_threshold
 from loadtune.render.gpu import compose_gpu_use
 from loadtune.render.heat import compute_heat
 from loadtune.render.page import render_page
+from loadtune.render.pasting import compose_paste, compose_paste_label
 from loadtune.render.readings import compose_missing
 from loadtune.render.searching import compute_search
 from loadtune.render.tables import (

@@ -10,8 +10,6 @@ from loadtune.render.answer import (
     compose_dataset,
     compose_device,
     compose_headline,
-    compose_paste,
-    compose_paste_label,
     compose_warnings,
     compose_why,
 )
@@ -27,6 +25,7 @@ from loadtune.render.lines import (
     print_lines,
     wrap,
 )
+from loadtune.render.pasting import compose_paste, compose_paste_label
 from loadtune.render.readings import compose_missing
 
 
@@ -52,7 +51,8 @@ def answer_lines(report: Report, width: int = 80, color: bool = False, saved_as:
     lines += format_list("readings that are missing", compose_missing(report.readings), width)
     lines += format_warnings(compose_warnings(report), width)
     if (paste := compose_paste(report)) is not None:
-        lines += ["", *wrap(compose_paste_label(report), width, first="", rest="  "), " " * INDENT + paste]
+        lines += ["", *wrap(compose_paste_label(report), width, first="", rest="  ")]
+        lines += [" " * INDENT + line for line in paste.splitlines()]
     for view in compute_annealing(report):
         label = f"paste, with a batch of {view.batch_size}: learning rate times {view.factor}, and its schedule"
         lines += ["", *wrap(label, width, first="", rest="  ")]

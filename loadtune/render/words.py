@@ -184,6 +184,8 @@ def other_settings(settings: Settings) -> list[str]:
             parts.append(f"{name}={not default}")
     if settings.accumulation_steps > 1:
         parts.append(f"accumulation_steps={settings.accumulation_steps}")
+    if settings.main_threads is not None:
+        parts.append(f"main_threads={settings.main_threads}")
     return parts
 
 
@@ -191,6 +193,20 @@ def format_dataloader_line(settings: Settings) -> str:
     """Return the call to paste: valid Python as it stands, at 0 workers too; `dataset` is the user's name."""
     words = [f"{name}={value!r}" for name, value in settings.dataloader_kwargs().items()]
     return f"DataLoader({', '.join(['dataset', *words])})"
+
+
+def format_threads_line(threads: int) -> str:
+    """Return the call that gives the main process its threads, to paste before the training: valid Python."""
+    return f"torch.set_num_threads({threads})"
+
+
+def measured_threads(settings: Settings, trials: Sequence[TrialResult]) -> int | None:
+    """Return the torch threads that the main process was given where this setting was measured.
+
+    None where it was left to torch: off the CPU, unless the setting itself names them.
+    """
+    told = [t.threads for t in trials if t.settings == settings and t.role not in {"ceiling", "loader"}]
+    return told[-1] if told else settings.main_threads
 
 
 def format_device(device: DeviceChoice) -> str:
