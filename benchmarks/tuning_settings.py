@@ -13,9 +13,9 @@ from loadtune.records.profile import ProfilePoint, ReplayProfile
 Point = tuple[int, int]
 """num_workers and batch_size."""
 
-TUNING_SEEDS, SEEDS, SIMULATED_SEED = (0, 1), (402, 403), 302
+TUNING_SEEDS, SEEDS, SIMULATED_SEED = (0, 1), (403, 404), 302
 """Thresholds are set on the first, and never scored. The others are scored: live, and the third in simulation. Live
-seed 100, and 102 to 131 and 202 to 231 of the simulation, were looked at before the search was changed: they are scored
+seeds 100 and 402, and 102 to 131 and 202 to 231 of the simulation, were looked at before the search was changed: they are scored
 no more, and their rows stay in the record."""
 VERSION = 1
 """Of the worlds, their devices and places: raise it when one changes. Rows of another version are dropped when read."""
