@@ -1,6 +1,6 @@
 """What would a training be without the cause that a rule names? For `diagnosis`, which judges findings by that too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from benchmarks.diagnosis_faults import LENGTH, Recipe, cores
@@ -45,3 +45,9 @@ def cures(kinds: tuple[str, ...], recipe: Recipe) -> dict[str, Recipe]:
     known = {**CURES, DEVICE_CURE[0]: DEVICE_CURE[1]} if kinds == ("device",) else CURES
     changed = {rule: cure(recipe) for rule, cure in known.items()}
     return {rule: cured for rule, cured in changed.items() if cured != recipe}
+
+
+def order(cured: dict[str, Recipe], first: Sequence[str]) -> list[tuple[str, Recipe]]:
+    """Return rules and trainings, those that were named first."""
+    known = [*dict.fromkeys(rule for rule in first if rule in cured)]
+    return [(rule, cured[rule]) for rule in [*known, *(rule for rule in cured if rule not in known)]]

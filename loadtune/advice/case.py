@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loadtune.advice.thresholds import DELAYED
 from loadtune.records.measurement import TrialResult, WorkerSetup, WorkerTimes
 from loadtune.records.resources import GpuInfo, HostLimits, ResourceTrace
 from loadtune.records.settings import DeviceKind, Optimizer
@@ -162,6 +163,21 @@ def worker_times(trial: TrialResult) -> WorkerTimes | None:
     return None if cost is None or not (cost.times and cost.times.busy_s_per_sample > 0) else cost.times
 
 
+def epoch_time_s(case: Case, trial: TrialResult) -> float | None:
+    """Return the seconds of a whole epoch with a trial's settings, its end included; None where it is not known.
+
+    Where the data set itself ended epochs, their ends lie within the windows, and so in the rate.
+    """
+    measured, rate = trial.measurement, trial.rate_per_s
+    if measured is None or not rate:
+        return None
+    if measured.epoch_samples:
+        return measured.epoch_samples / rate
+    if measured.epoch_boundary_s is None or not case.sample_count:
+        return None
+    return case.sample_count / rate + measured.epoch_boundary_s
+
+
 def with_workers(case: Case, least: int = 1) -> TrialResult | None:
     """Return the chosen trial, or where it has too few workers the baseline or any other with enough; None: none told.
 
@@ -201,6 +217,25 @@ def capacity_per_s(trial: TrialResult) -> float | None:
     """Return what the workers could deliver if they never waited for work; None where not measured."""
     times = worker_times(trial)
     return None if times is None else trial.settings.num_workers / times.busy_s_per_sample
+
+
+def looked_capacity_per_s(case: Case) -> float | None:
+    """Return the same of the chosen setting by all looks at its workers, the loader alone included.
+
+    Where batches are uneven a trial holds three or four long ones, and one more of them moves the mean by a quarter.
+    Where workers wait for cores in one of the looks, they are not of one kind, and the chosen trial speaks alone.
+    """
+    own = capacity_per_s(case.chosen)
+    alone = [
+        each
+        for each in case.others
+        if each.consume == "nothing" and each.settings.batch_size == case.chosen.settings.batch_size
+    ]
+    looks = [case.chosen, *alone]
+    costs = [times.busy_s_per_sample for each in looks if (times := worker_times(each)) is not None]
+    if own is None or any((delayed_ratio(each) or 0.0) >= DELAYED.value for each in looks):
+        return own
+    return case.chosen.settings.num_workers / (sum(costs) / len(costs))
 
 
 def spare_ratio(trial: TrialResult) -> float | None:

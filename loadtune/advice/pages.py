@@ -148,10 +148,11 @@ PAGES = (
     Page(
         "epoch-boundary",
         "The end of an epoch takes a share of it: workers are started anew and the queue fills again.",
-        "First batch after starting the loader beyond a usual batch, by an epoch of the data set's own length.",
+        "First batch after starting the loader beyond a usual batch, by an epoch of the data set's own length, or of "
+        "the length that it was seen to have.",
         (limits.BOUNDARY,),
         UNIT,
-        "Not collected with persistent workers, whose refill is not measured, or without a length.",
+        "Not collected with persistent workers, whose refill is not measured, or where no epoch ended and none was told.",
     ),
     Page(
         "slow-start",

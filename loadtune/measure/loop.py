@@ -55,6 +55,8 @@ class Run:
     next_batch: Callable[[], Taken]
     is_resident: bool = False
     """The batch already lies on the device."""
+    batches: Batches | None = None
+    """Where the batches come from; None: one is taken again and again."""
     steps: list[Step] = field(default_factory=list)
     taken: list[tuple[Stamp | None, float]] = field(default_factory=list)
     batch_bytes: int | None = None
@@ -112,6 +114,7 @@ def measure(leg: Leg, tell: Tell, process_s: float, wait_for_parent: Callable[[]
     run.collect(run.timeline.drain())
     evidence = Evidence(
         synchronisations=leg.synchronisations,
+        epoch_samples=None if run.batches is None else run.batches.epoch_samples,
         run_steps=run.steps,
         windows=windows,
         taken=[*run.taken, *_peek(run, run.steps[-1].finished_s)],
@@ -173,7 +176,7 @@ def start(leg: Leg, tell: Tell) -> Run:
         run.advance()
         return run
     batches = Batches(leg.loader)
-    run = Run(leg, tell, Timeline(leg.accelerator), batches.take)
+    run = Run(leg, tell, Timeline(leg.accelerator), batches.take, batches=batches)
     run.advance()
     if leg.spec.feed == "cached":
         held = [batches.take() for _ in range(max(LOADER_BATCHES, 2 * leg.spec.settings.num_workers))]

@@ -38,6 +38,7 @@ class Evidence:
     loader_began_s: float
     notes: list[str]
     synchronisations: int | None = None
+    epoch_samples: int | None = None
 
 
 def summarise(leg: Leg, evidence: Evidence) -> Measurement:
@@ -59,6 +60,7 @@ def summarise(leg: Leg, evidence: Evidence) -> Measurement:
             loader_warm_up_s=max(0.0, windows[0].started_s - evidence.loader_began_s - evidence.first_batch_s),
         ),
         epoch_boundary_s=_epoch_boundary_s(leg, evidence, windows),
+        epoch_samples=evidence.epoch_samples,
         idle_reference_s=evidence.idle_reference_s,
         step_s=median(durations_s) if trains else None,
         step_spread_s=stdev(durations_s) if trains and len(durations_s) > 1 else None,

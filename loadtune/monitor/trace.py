@@ -24,6 +24,8 @@ GPU_SAMPLES_MAX = 1200
 GPU_GAP_MAX_S = 2.5
 """One utilisation sample stands for at most this long before it; a hole in the readings is not filled by its edge."""
 
+READ_BYTES_MIN = 1 << 17
+"""Bytes read below which their share from storage says nothing: a stray file of Python's own would make it a half."""
 NOTHING_IN_INTERVAL = "no two readings lie within the measuring interval"
 
 Interval = tuple[float, float]
@@ -159,6 +161,8 @@ def compute_miss_ratio(points: Sequence[HostPoint], interval: Interval) -> tuple
         return None, NOTHING_IN_INTERVAL
     if chars == 0:
         return None, "the trial read no bytes while measuring"
+    if chars < READ_BYTES_MIN:
+        return None, f"the trial read only {chars:.0f} bytes while measuring"
     # Readahead and memory maps fetch bytes that no read() returns.
     return min(1.0, disk / chars), None
 

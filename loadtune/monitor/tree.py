@@ -18,7 +18,8 @@ SCAN_SHARE = 0.005
 0.4 s. Larger values would cost the trial CPU on machines with many processes."""
 
 SCAN_PAUSE_MAX_S = 2.0
-"""New workers are seen at the latest after this long, however slow a scan is."""
+"""Descendants that the root's main thread has not started itself are seen at the latest after this long, however slow
+a scan is; its own children are seen at once."""
 
 READ_SIZE_BYTES = 2048
 """One read takes a whole stat or io file; both stay under 500 bytes."""
@@ -99,6 +100,10 @@ class TreeReader:
 
     def read(self) -> TreeReading:
         """Return what the tree uses now. Processes that end in between keep their last known figures."""
+        if self.root_pid in self._members:
+            for pid in self._children():  # workers that begin between two scans: what they use is seen from the first
+                if pid not in self._members:
+                    self._adopt(pid, self.root_pid)
         if self._clock() >= self._next_scan_s:
             self._scan()
         for pid, member in list(self._members.items()):

@@ -136,6 +136,10 @@ class Measurement(Record, frozen=True, kw_only=True):
     epoch_boundary_s: Annotated[
         float | None, Meta(description="Time an epoch's end adds to the steady state with these settings.")
     ] = None
+    epoch_samples: Annotated[
+        int | None,
+        Meta(description="Samples of an epoch that the data set itself ended; None: none ended in this trial."),
+    ] = None
     idle_reference_s: Annotated[
         float, Meta(description="Device idle a step that the loader does not cause (launch gaps).")
     ] = 0.0

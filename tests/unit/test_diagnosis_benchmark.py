@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.diagnosis import OTHER_SEEDS, PAIR_SEEDS, QUICK, SEEDS, Unit, choose_units, find_missing
-from benchmarks.diagnosis_cures import BLAMING, CURES, cures
+from benchmarks.diagnosis_cures import BLAMING, CURES, cures, order
 from benchmarks.diagnosis_faults import BATCH, FAULTS, PAIRS, Recipe, base, make
 from benchmarks.diagnosis_names import name_recipe, parse_name
 from benchmarks.diagnosis_readings import cost, format_baseline, gain, make_profile, make_settings, worth
 from benchmarks.diagnosis_scores import (
     LARGER,
     LEAVE,
+    NO_ANSWER,
     NOTHING,
     WORKERS,
     alarms,
@@ -28,6 +29,7 @@ from benchmarks.diagnosis_scores import (
     kept,
     names_both,
     right,
+    settles,
     tabulate,
     top,
 )
@@ -223,6 +225,48 @@ def test_consequence_compares_with_the_best_cure():
     assert kept(row(("copy_on_write",)), "memory-growth") is None
 
 
+def test_a_cure_that_was_left_out_judges_nobody():
+    left = row(left_out=["launch-bound"])
+    assert kept(left, "launch-bound") is None
+    assert kept(left, "page-cache") is False  # it has no cure at all
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.floats(0, 1), min_size=1),
+    st.sampled_from("abcde"),
+    st.permutations("abcd"),
+)
+def test_a_settled_verdict_is_the_one_that_all_cures_give(gains, named, rest):
+    """However the others turn out, up to what the device allows, if the named one was removed first."""
+    names = sorted(gains, key=lambda rule: (rule != named, rest.index(rule)))
+    full = {"a": 0.0} | gains
+    for count in range(1, len(names) + 1):
+        known = {rule: gains[rule] for rule in names[:count]}
+        if settles(known, named, 1.0) and (named in known or named not in gains):
+            assert kept(row(gains=known), named) in {kept(row(gains=full), named), None}
+
+
+def test_what_gave_no_answer_is_wrong_and_not_left_out():
+    mute = row(findings=[(NO_ANSWER, "warning")])
+    assert is_single(mute)
+    assert top(mute) not in right(mute)
+    assert alarms(row(strength="absent", findings=[(NO_ANSWER, "warning")])) == [NO_ANSWER]
+    assert alarms(row(strength="absent", findings=[("failure:host memory", "warning")])) == ["failure:host memory"]
+
+
+def test_a_block_of_two_sets_of_rules_judges_neither():
+    rows = [row(seed=100 + n % 10) for n in range(190)]
+    assert met(rows)["right top finding"] is True
+    assert set(met([*rows, row(rules="other")]).values()) == {None}
+
+
+def test_what_was_named_is_removed_first():
+    recipe = make(("cpu_burn",), 3, "material")
+    found = [rule for rule, _ in order(cures(("cpu_burn",), recipe), ["launch-bound", "page-cache", "cpu-saturated"])]
+    assert found[:2] == ["launch-bound", "cpu-saturated"]
+    assert sorted(found) == sorted(cures(("cpu_burn",), recipe))
+
+
 def test_rivals_see_utilisation_alone():
     ask = asking_article(jitter=0.2, low=0.8)
     assert ask(row(utilisation=[0.0, 1.0] * 10)) == WORKERS
@@ -272,6 +316,7 @@ def test_180_of_190_keep_the_promise_and_179_do_not():
 def test_the_worst_kind_alarms_pairs_and_consequences_are_judged():
     rows = [row()] * 20 + [row(("launch",), said=("x",))] * 4 + [row(("launch",), said=("launch-bound",))] * 6
     assert met(rows)["the same"] is False
+    assert met([row()] * 20)["the same"] is None  # of the other kinds nothing is known
     rows += [row(strength="absent", cost=None, said=())] * 19 + [row(strength="immaterial", said=("swap",))]
     assert met(rows)["false alarms"] is True
     assert met([*rows, row(strength="immaterial", said=("swap",))])["false alarms"] is False

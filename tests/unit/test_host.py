@@ -371,6 +371,20 @@ def test_new_workers_wait_for_the_next_scan(tree):
     assert reader.read().process_count == 0
 
 
+def test_own_children_are_seen_before_the_next_scan(tree):
+    """Whoever waits for it would take what a worker used until then for the use of one moment."""
+    clock = [0.0]
+    tree.put(100, 1, 50)
+    reader = TreeReader(100, proc=tree.folder, clock=lambda: clock[0])
+    reader.read()
+    tree.put(101, 100, 5)
+    (tree.folder / "100" / "task" / "100").mkdir(parents=True)
+    (tree.folder / "100" / "task" / "100" / "children").write_text("101 102 ")
+    reading = reader.read()
+    assert (reading.process_count, reading.worker_cpu_s) == (2, pytest.approx(0.05))
+    reader.close()
+
+
 def test_missing_root_reads_zero(tree):
     """A trial that died before it was watched."""
     tree.folder.mkdir()

@@ -232,6 +232,23 @@ def test_a_short_queue_is_told_where_the_rate_suffices(busy, spread, is_told):
         assert "prefetch_factor=4 (now 2)" in found["shallow-prefetch"].action
 
 
+@pytest.mark.parametrize(
+    ("alone_s", "delayed_s", "batch_size", "is_told"),
+    [(0.008, 0.0, 16, True), (0.016, 0.0, 16, False), (0.008, 0.01, 16, False), (0.008, 0.0, 8, False)],
+)
+def test_uneven_batches_are_judged_by_every_look_at_them(alone_s, delayed_s, batch_size, is_told):
+    """At 14.4 ms two workers miss the device's 143/s by a hair; the loader alone saw 8 ms, and the mean suffices.
+
+    Not where its workers waited for cores, nor at another batch size.
+    """
+    cost = {"batch_spread_ratio": 0.9, "delayed_s_per_sample": 0.0}
+    own = run(stall=0.3, worker=times(busy_s_per_sample=0.0144, **cost))
+    look = times(busy_s_per_sample=alone_s, **cost | {"delayed_s_per_sample": delayed_s})
+    settings = Settings(num_workers=1, batch_size=batch_size)
+    loader = msgspec.structs.replace(run(role="loader", worker=look, settings=settings), consume="nothing")
+    assert ("shallow-prefetch" in rules(own, others=(own, loader))) == is_told
+
+
 def test_pinned_workers_come_before_what_they_cause():
     """Two workers on one CPU of four: not the CPU, and more workers would not help."""
     found = findings(run(stall=0.5, own=setup(cpus=1)))

@@ -135,6 +135,27 @@ def test_epoch_boundary_counts_for_the_real_epoch():
     assert "epoch-boundary" not in rules(trial(boundary_s=1.0), sample_count=100_000)
 
 
+@pytest.mark.parametrize(("boundary_s", "share"), [(0.3, 0.15), (0.09, None), (9.0, 1.0)])
+def test_an_epoch_that_the_data_set_ends_by_itself_is_counted_as_it_came(boundary_s, share):
+    """Nobody knows its length beforehand: 200 samples at 100/s, its ends included, are 2 s."""
+    seen = trial(boundary_s=boundary_s)
+    seen = msgspec.structs.replace(seen, measurement=msgspec.structs.replace(seen.measurement, epoch_samples=200))
+    for count in (None, 10**6):  # what was seen comes before what was said
+        found = rules(seen, sample_count=count).get("epoch-boundary")
+        assert (found is None) == (share is None)
+        if found is not None:
+            assert found.evidence[0].value == pytest.approx(share)
+            assert "An epoch of 200 samples" in found.detail
+    assert "epoch-boundary" not in rules(trial(boundary_s=boundary_s), sample_count=None)
+
+
+def test_without_its_ends_an_epoch_that_was_seen_is_faster_by_them():
+    """15 % of 100/s: 100 samples take 0.85 s instead of 1."""
+    seen = trial(boundary_s=0.3)
+    seen = msgspec.structs.replace(seen, measurement=msgspec.structs.replace(seen.measurement, epoch_samples=200))
+    assert rules(seen)["epoch-boundary"].worth_per_s == pytest.approx(100 / 0.85 - 100)
+
+
 @pytest.mark.parametrize(("spread", "severity"), [(0.05, None), (0.15, "info"), (0.4, "warning")])
 def test_noise_has_two_levels(spread, severity):
     """10 % and 25 %, as torch.utils.benchmark has them."""

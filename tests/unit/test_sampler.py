@@ -277,6 +277,16 @@ def test_no_bytes_read_is_not_a_ratio():
     assert reasons(bench.sampler.stop())["miss_ratio"] == "the trial read no bytes while measuring"
 
 
+def test_a_stray_read_is_not_a_ratio():
+    """A module that is imported while measuring, from the disk."""
+    bench = Bench()
+    bench.tree.disk, bench.tree.chars = 4_000, 8_000
+    bench.run(11)
+    trace = bench.sampler.stop()
+    assert trace.miss_ratio is None
+    assert reasons(trace)["miss_ratio"].startswith("the trial read only ")
+
+
 @pytest.mark.parametrize(("kills", "expected"), [((3, None), 0), ((4, 0), 1), ((3, 2), 0), ((None, None), None)])
 def test_out_of_memory_kills_are_counted(kills, expected):
     """Growth of the larger counter; None where there is none."""

@@ -105,6 +105,11 @@ def test_an_epoch_s_end_costs_what_the_first_batch_takes_beyond_a_batch():
     assert summarise(make_leg(feed="cached"), make_evidence()).epoch_boundary_s is None
 
 
+def test_an_epoch_that_ended_is_told_by_its_samples():
+    assert summarise(make_leg(), make_evidence()).epoch_samples is None
+    assert summarise(make_leg(), make_evidence(epoch_samples=48)).epoch_samples == 48
+
+
 def test_a_leg_without_a_device_has_no_device_figures():
     """But knows what a sample costs in elapsed time, since nobody lets the workers wait."""
     found = summarise(make_leg(consume="nothing", peak=77), make_evidence())

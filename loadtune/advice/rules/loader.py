@@ -5,6 +5,7 @@ from loadtune.advice.case import (
     blocked_ratio,
     capacity_per_s,
     describe,
+    looked_capacity_per_s,
     main_work_cores,
     miss_ratio,
     spare_ratio,
@@ -204,7 +205,7 @@ def _name_slowest(times: WorkerTimes) -> tuple[str, str]:
 def shallow_prefetch(case: Case) -> Finding | None:
     """The workers are fast enough on average, but their batches are uneven and the queue too short for it."""
     trial = case.chosen
-    stall, times, capacity = stalled(trial), worker_times(trial), capacity_per_s(trial)
+    stall, times, capacity = stalled(trial), worker_times(trial), looked_capacity_per_s(case)
     device = device_rate_per_s(case, trial)
     if stall is None or times is None or capacity is None or not device or times.batch_spread_ratio is None:
         return None

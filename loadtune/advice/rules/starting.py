@@ -1,25 +1,24 @@
 """What do starts cost? An epoch's boundary, and workers that take seconds to begin."""
 
-from loadtune.advice.case import Case, describe, with_workers, worker_setup
+from loadtune.advice.case import Case, describe, epoch_time_s, with_workers, worker_setup
 from loadtune.advice.rules.speaking import plain
 from loadtune.advice.thresholds import BOUNDARY, START
-from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Finding
 
 
 def epoch_boundary(case: Case) -> Finding | None:
     """Starting the workers anew each epoch takes a share of a real epoch."""
-    measurement, rate = case.chosen.measurement, case.chosen.rate_per_s
-    if measurement is None or measurement.epoch_boundary_s is None or not rate or not case.sample_count:
+    measurement, rate, whole_s = case.chosen.measurement, case.chosen.rate_per_s, epoch_time_s(case, case.chosen)
+    if measurement is None or measurement.epoch_boundary_s is None or not rate or whole_s is None:
         return None
-    boundary_s, steady_s = measurement.epoch_boundary_s, case.sample_count / rate
-    share = boundary_s / (steady_s + boundary_s)
+    boundary_s = min(measurement.epoch_boundary_s, whole_s)
+    share, samples = boundary_s / whole_s, measurement.epoch_samples or case.sample_count
     if share < BOUNDARY.value:
         return None
     can_persist = case.chosen.settings.num_workers > 0 and not case.chosen.settings.persistent_workers
-    baseline_s = None if case.baseline is None else _epoch_s(case.baseline, case.sample_count)
-    is_slower = baseline_s is not None and baseline_s < steady_s + boundary_s
-    told = f"An epoch of {case.sample_count} samples takes {steady_s:.1f} s, its end {boundary_s:.1f} s."
+    baseline_s = None if case.baseline is None else epoch_time_s(case, case.baseline)
+    is_slower = baseline_s is not None and baseline_s < whole_s
+    told = f"An epoch of {samples} samples takes {whole_s - boundary_s:.1f} s, its end {boundary_s:.1f} s."
     if is_slower:
         told += f" With {describe(case.baseline or case.chosen)} it takes {baseline_s:.1f} s in all."
     title = f"The end of an epoch takes {share:.0%} of it"
@@ -31,16 +30,9 @@ def epoch_boundary(case: Case) -> Finding | None:
         action="Set persistent_workers=True." if can_persist else None,
         evidence=(BOUNDARY.evidence(share),),
         confirm="The time between the last batch of an epoch and the first of the next.",
-        worth_per_s=rate * share,
+        # Where the ends are in the rate it would rise by what they take; elsewhere an epoch would by as much.
+        worth_per_s=rate * share / (1.0 - share) if measurement.epoch_samples and share < 1.0 else rate * share,
     )
-
-
-def _epoch_s(trial: TrialResult, sample_count: int) -> float | None:
-    """Return the seconds of a whole epoch; None where its end was not measured."""
-    measurement = trial.measurement
-    if measurement is None or measurement.epoch_boundary_s is None or not trial.rate_per_s:
-        return None
-    return sample_count / trial.rate_per_s + measurement.epoch_boundary_s
 
 
 def slow_start(case: Case) -> Finding | None:
