@@ -15,8 +15,8 @@ Point = tuple[int, int]
 
 TUNING_SEEDS, SEEDS, SIMULATED_SEED = (0, 1), (403, 404), 302
 """Thresholds are set on the first, and never scored. The others are scored: live, and the third in simulation. Live
-seeds 100 and 402, and 102 to 131 and 202 to 231 of the simulation, were looked at before the search was changed: they are
-scored no more, and their rows stay in the record."""
+seeds 100 and 402, and 102 to 131 and 202 to 231 of the simulation, were looked at before the search was changed: they
+are scored no more, and their rows stay in the record."""
 VERSION = 1
 """Of the worlds, their devices and places: raise it when one changes. Rows of another version are dropped when read."""
 WORKERS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)

@@ -152,7 +152,7 @@ PAGES = (
         "the length that it was seen to have.",
         (limits.BOUNDARY,),
         UNIT,
-        "Not collected with persistent workers, whose refill is not measured, or where no epoch ended and none was told.",
+        "Not collected with persistent workers, whose refill is not measured, or where no length is known.",
     ),
     Page(
         "slow-start",
