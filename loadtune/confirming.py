@@ -1,15 +1,16 @@
 """How is a choice confirmed? Against variants of itself where the evidence asks for it, then against the baseline."""
 
 import time
+from typing import NamedTuple
 
 import msgspec
 
 from loadtune.advice.budget import DUEL_MAX_S, DUEL_WANTED_S, DuelPlan, divide_budget
 from loadtune.advice.case import Case
-from loadtune.advice.epochs import gain_over_epoch
+from loadtune.advice.epochs import Gain, gain_over_epoch
 from loadtune.advice.feasibility import shm_size_bytes
 from loadtune.advice.search import Leg
-from loadtune.advice.selection import burst_samples
+from loadtune.advice.selection import interval_of
 from loadtune.advice.slicing import fit_duel
 from loadtune.advice.terms import Choice
 from loadtune.advice.variants import Variant, find_variants
@@ -24,7 +25,7 @@ from loadtune.records.measurement import Duel, TrialResult
 from loadtune.records.report import Verdict
 from loadtune.records.settings import Settings, TrialSpec
 from loadtune.render.words import format_settings
-from loadtune.stats import ABBA_PAIRS_MIN, TIE_RATIO, duel_interval, verdict
+from loadtune.stats import ABBA_PAIRS_MIN, TIE_RATIO, RatioInterval, verdict
 
 VARIANTS_MAX = 2
 """Variants tried in one probe: each costs a trial and a duel, and the first is the most promising."""
@@ -36,8 +37,13 @@ is no time for two duels: trials of one setting differ by 2 to 8 %. A lower shar
 HOLD_UP_RATIO = 0.97
 """A variant whose single trial is below this share of the choice's is not worth a duel: the tie rule's own share."""
 
-ENDS_ALONE = "it changes the ends of epochs alone, and a duel's ratio is of steady rates"
-"""Why there is no speed-up to state where the baseline was the choice and only its workers are kept now."""
+
+class Won(NamedTuple):
+    """Why a variant takes the choice's place."""
+
+    why: str
+    gain: Gain | None = None
+    """Over a whole epoch, where that is what it won."""
 
 
 def confirm(run: Probe, choice: Choice) -> str:
@@ -59,7 +65,10 @@ def refine(run: Probe, choice: Choice) -> Choice:
         return choice
     count = None if run.plan.is_iterable else run.plan.terms.rank_samples
     case = Case(chosen=chosen, baseline=None, limits=run.plan.limits, device=run.plan.device.kind, sample_count=count)
-    for variant in find_variants(case, _spread_ratio(run.trials))[:VARIANTS_MAX]:
+    tried = 0
+    for variant in find_variants(case, _spread_ratio(run.trials)):
+        if tried == VARIANTS_MAX:
+            break
         # What is left must hold this variant's duel, and the one against the baseline that may follow.
         duels = 1 if choice.settings == run.plan.baseline else 2
         if _left_s(run) < duels * DUEL_WANTED_S + VARIANT_S:
@@ -68,19 +77,21 @@ def refine(run: Probe, choice: Choice) -> Choice:
         if variant.epoch_batches is not None and (reason := _no_room_for_epochs(run, choice, variant, duels)):
             run.notes = (*run.notes, f"Not tried: {_name(variant)} ({variant.why}): {reason}.")
             continue
-        why = _why_kept(run, choice, variant, duels)
-        if why is not None:
+        tried += 1
+        won = _try(run, choice, variant, duels)
+        if won is not None:
             rate = representative(run.trials, variant.settings)
             return Choice(
                 settings=variant.settings,
                 rate_per_s=choice.rate_per_s if rate is None or rate.rate_per_s is None else rate.rate_per_s,
                 ties=choice.ties,
-                reasons=(*choice.reasons, f"{_name(variant)} {why}: {variant.why}."),
+                reasons=(*choice.reasons, f"{_name(variant)} {won.why}: {variant.why}."),
+                epoch_gain=won.gain,
             )
     return choice
 
 
-def _why_kept(run: Probe, choice: Choice, variant: Variant, duels: int) -> str | None:
+def _try(run: Probe, choice: Choice, variant: Variant, duels: int) -> Won | None:
     """Measure a variant, and return why it takes the choice's place; None where it does not.
 
     It wins a duel against the choice, or, where there is time for one duel only, the baseline's, its trial is so much
@@ -98,26 +109,32 @@ def _why_kept(run: Probe, choice: Choice, variant: Variant, duels: int) -> str |
         run.notes = (*run.notes, f"{_name(variant)} was tried, since {variant.why}: its trial was no faster.")
         return None
     if variant.epoch_batches is not None:
-        return _why_workers_kept(run, choice, variant, _epochs_duel_s(run, duels))
+        return _try_over_epochs(run, choice, variant, _epochs_duel_s(run, duels))
     seconds, ratio = _left_s(run) / duels, trial.rate_per_s / choice.rate_per_s
     if duels > 1 and isinstance(_plan_duel(run, choice.settings, variant.settings, seconds), str):
         is_clear = ratio >= CLEAR_RATIO
         told = "there was no time for a duel against the same without it"
         if not is_clear:
             run.notes = (*run.notes, f"{_name(variant)} was {ratio:.2f} times as fast in one trial, but {told}.")
-        return f"was {ratio:.2f} times as fast in its trial ({told})" if is_clear else None
+        return Won(f"was {ratio:.2f} times as fast in its trial ({told})") if is_clear else None
     reason = _hold_duel(run, choice.settings, variant.settings, seconds)
     if reason or run.duels[-1].failure is not None:
         return None
     duel = run.duels[-1]
-    interval = duel_interval(duel.pairs, burst_samples=burst_samples(duel))
-    is_faster = verdict(interval) is Verdict.FASTER
-    if not is_faster:
-        run.notes = (*run.notes, f"{_name(variant)} was tried, since {variant.why}: the duel did not show it faster.")
-    return "won a duel against the same without it" if is_faster else None
+    interval = interval_of(duel)
+    if verdict(interval) is not Verdict.FASTER:
+        told = f"the duel did not show it faster{_doubt(interval)}"
+        run.notes = (*run.notes, f"{_name(variant)} was tried, since {variant.why}: {told}.")
+        return None
+    return Won("won a duel against the same without it")
 
 
-def _why_workers_kept(run: Probe, choice: Choice, variant: Variant, seconds: float) -> str | None:
+def _doubt(interval: RatioInterval) -> str:
+    """Return why an interval is not trusted, in brackets; nothing where it is."""
+    return f" ({interval.reason})" if interval.reason else ""
+
+
+def _try_over_epochs(run: Probe, choice: Choice, variant: Variant, seconds: float) -> Won | None:
     """Hold a duel over short epochs, and return why kept workers win over a real one; None where they do not."""
     count, batches = run.plan.terms.rank_samples or 0, variant.epoch_batches
     reason = _hold_duel(run, choice.settings, variant.settings, seconds, batches)
@@ -125,19 +142,22 @@ def _why_workers_kept(run: Probe, choice: Choice, variant: Variant, seconds: flo
         run.notes = (*run.notes, f"{_name(variant)} could not be judged: {reason or 'its duel failed'}.")
         return None
     duel, samples = run.duels[-1], batches * choice.settings.batch_size
-    interval = duel_interval(duel.pairs, burst_samples=burst_samples(duel))
+    interval = interval_of(duel)
     gain = None
     if verdict(interval) is Verdict.FASTER:
         # T' is the baseline's own, as the duel saw it: what the trial's first batch took holds more than a boundary.
         short_s = sum(p.baseline_s for p in duel.pairs) / sum(p.baseline_samples for p in duel.pairs) * samples
         gain = gain_over_epoch(interval, short_s, short_s + (count - samples) / choice.rate_per_s)
     if gain is None or gain.estimate < 1 / TIE_RATIO:
-        told = "did not show it faster" if gain is None else f"makes that {gain.estimate:.3f} times as fast, a tie"
+        told = f"did not show it faster{_doubt(interval)}"
+        if gain is not None:
+            told = f"makes that {gain.estimate:.3f} times as fast, a tie"
         run.notes = (*run.notes, f"{_name(variant)} was tried, since {variant.why}: the duel {told}.")
         return None
-    return (
+    return Won(
         f"won a duel over epochs of {samples} samples against the same without it; by that an epoch of {count} samples "
-        f"becomes {gain.estimate:.3f} times as fast, an estimate ({gain.low:.3f} to {gain.high:.3f})"
+        f"becomes {gain.estimate:.3f} times as fast, an estimate ({gain.low:.3f} to {gain.high:.3f})",
+        gain,
     )
 
 

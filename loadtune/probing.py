@@ -17,7 +17,7 @@ from loadtune.advice.feasibility import Obstacle, find_obstacle
 from loadtune.advice.search import Leg, Search
 from loadtune.advice.selection import choose
 from loadtune.concluding import conclude, refuse_too_many
-from loadtune.confirming import ENDS_ALONE, confirm, refine
+from loadtune.confirming import confirm, refine
 from loadtune.engine.here import Here
 from loadtune.engine.launcher import Launcher
 from loadtune.errors import LoadtuneError, NothingMeasuredError, UsageError
@@ -204,7 +204,7 @@ def _measure(run: Probe) -> str:
         if len(run.trials) == asked_before:
             if takes_all:
                 run.choice = refine(run, choice)
-                return ENDS_ALONE  # every other variant has won a duel against the baseline by then
+                return ""  # a variant that took its place has won a duel against it
             takes_all = True
 
 

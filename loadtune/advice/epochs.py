@@ -23,6 +23,8 @@ class Gain:
     estimate: float
     low: float
     high: float
+    pairs: int
+    """Of slices, that it rests on."""
 
 
 def boundary_share(sample_count: int, rate_per_s: float, boundary_s: float) -> float:
@@ -58,4 +60,4 @@ def gain_over_epoch(interval: RatioInterval, short_s: float, epoch_s: float) -> 
     """Return the gain over a real epoch, each end of the interval carried over; None without an interval."""
     ends = (interval.estimate, interval.low, interval.high)
     gains = [gain_ratio(each, short_s, epoch_s) for each in ends if each is not None]
-    return Gain(*gains) if len(gains) == len(ends) else None
+    return Gain(*gains, pairs=interval.pairs) if len(gains) == len(ends) else None

@@ -123,7 +123,7 @@ def _cores(settings: Settings, limits: HostLimits, needs: Needs) -> Obstacle | N
     """On device cpu the training needs the cores too."""
     if needs.device != "cpu" or not settings.num_workers:
         return None
-    threads = main_threads(settings, limits.usable_cores)
+    threads = settings.main_threads or main_threads(settings, limits.usable_cores)
     busy = threads + settings.num_workers * needs.worker_cores
     if busy <= limits.usable_cores + 1e-9:
         return None

@@ -8,6 +8,8 @@ estimate is overstated by that estimate.
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
+import msgspec
+
 from loadtune.advice.alternatives import find_alternatives, state_learning_rate
 from loadtune.advice.screening import Screening
 from loadtune.advice.terms import Choice, Terms
@@ -109,20 +111,29 @@ def _judge(
             reason = "no other setting at this batch size was measured"
             return choice.settings, Verdict.INCONCLUSIVE, Speedup(estimate=None, reason=reason), ()
         return _keep_baseline(terms, "no setting measured was faster by more than a tie")
+    gain = choice.epoch_gain
+    if gain is not None and choice.settings == msgspec.structs.replace(terms.baseline, persistent_workers=True):
+        won = Speedup(basis="epoch", estimate=gain.estimate, low=gain.low, high=gain.high, pairs=gain.pairs)
+        return choice.settings, Verdict.FASTER, won, ()
     if duel is None or duel.failure is not None:
         reason = no_duel_reason or "no duel was held"
         if duel is not None and duel.failure is not None:
             reason = f"the duel failed: {duel.failure.message}"
         return choice.settings, Verdict.INCONCLUSIVE, Speedup(estimate=None, reason=reason), ()
-    pairs_min = ABBA_PAIRS_MIN if duel.method == "abba" else DUEL_PAIRS_MIN
-    interval = duel_interval(duel.pairs, pairs_min=pairs_min, burst_samples=burst_samples(duel))
+    interval = interval_of(duel)
     decided = verdict(interval)
     if interval.trusted and interval.high is not None and interval.high < 1.0:
         return _keep_baseline(terms, f"the duel showed the choice slower: {_describe(interval)}")
     is_dearer = screening.cost_order(choice.settings)[:2] > screening.cost_order(terms.baseline)[:2]
-    if decided is Verdict.SAME and is_dearer:
+    if decided is Verdict.SAME and is_dearer and gain is None:  # what kept workers win lies beside the steady rates
         return _keep_baseline(terms, f"the choice is no faster and costs more: {_describe(interval)}")
     return choice.settings, decided, _speedup(interval), ()
+
+
+def interval_of(duel: Duel) -> RatioInterval:
+    """Return what a duel shows, by the pairs that its method must have and the bursts that its sides deliver in."""
+    pairs_min = ABBA_PAIRS_MIN if duel.method == "abba" else DUEL_PAIRS_MIN
+    return duel_interval(duel.pairs, pairs_min=pairs_min, burst_samples=burst_samples(duel))
 
 
 def burst_samples(duel: Duel) -> tuple[float, float]:
@@ -210,7 +221,7 @@ def _device_memory_bytes(trial: TrialResult) -> float | None:
 def _hours_saved(
     decided: Verdict, speedup: Speedup, screening: Screening, settings: Settings, rate: float, terms: Terms
 ) -> float | None:
-    """Return the hours by which the duel's estimate shortens the run, the epochs' ends included.
+    """Return the hours by which the duel's estimate shortens the run, the epochs' ends included where both are known.
 
     None unless the duel showed FASTER, and where the ends of short epochs take more than is won.
     """

@@ -116,6 +116,8 @@ def fit_duel(
     """
     paces = (find_pace(baseline, device, epoch_batches), find_pace(contender, device, epoch_batches))
     seconds = start_s((baseline, contender))
+    if epoch_batches is not None:  # the epoch that a side's last slice cut runs to its end
+        seconds += sum(pace.active_s / (BURST_MARGIN * BURSTS_MIN) for pace in paces)
     head_s = max(pace.head_s for pace in paces)
     if not returns_memory or max(pace.bytes_per_s for pace in paces) < SETTLE_BYTES_PER_S:
         return _fit(left_s, seconds, paces, head_s)

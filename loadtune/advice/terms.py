@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from loadtune.advice.epochs import Gain
 from loadtune.records.settings import Optimizer, Settings
 from loadtune.schedule.batch_growth import NoiseScaleEstimate
 from loadtune.schedule.epoch import count_epoch
@@ -18,6 +19,8 @@ class Choice:
     ties: tuple[Settings, ...]
     """As fast within the tie rule, and dearer; the best itself among them where it is not the choice."""
     reasons: tuple[str, ...]
+    epoch_gain: Gain | None = None
+    """What keeping its workers makes of a whole epoch beside the same without; None: that is not what it differs by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

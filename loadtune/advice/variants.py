@@ -61,7 +61,7 @@ def _find(case: Case, spread_ratio: float | None) -> Iterator[Variant]:
     A deeper queue comes last: it may carry the device over slow batches, or not.
     """
     chosen, device = case.chosen, case.device
-    yield from filter(None, (_with_fewer_threads(chosen), _with_more_threads(case)))
+    yield from filter(None, (_with_fewer_threads(case), _with_more_threads(case)))
     settings, measured = chosen.settings, chosen.measurement
     if measured is None or not chosen.rate_per_s:
         return
@@ -90,10 +90,11 @@ def _find(case: Case, spread_ratio: float | None) -> Iterator[Variant]:
         )
 
 
-def _with_fewer_threads(chosen: TrialResult) -> Variant | None:
+def _with_fewer_threads(case: Case) -> Variant | None:
     """One thread for the main process, where its threads take cores that workers wait for, and the device for them."""
+    chosen = case.chosen
     settings, threads, stall = chosen.settings, _main_threads(chosen) or 1, stall_ratio(chosen) or 0.0
-    delayed, busy = delayed_ratio(chosen) or 0.0, _busy_cores(chosen)
+    delayed, busy = delayed_ratio(chosen) or 0.0, _busy_cores(case)
     if not settings.num_workers or threads < 2 or stall <= STALL_RATIO or delayed < DELAYED.value or busy <= 1.0:
         return None
     return Variant(
@@ -113,7 +114,7 @@ def _with_more_threads(case: Case) -> Variant | None:
     idle = usable_cores - used - taken_cores(case, chosen)
     more = min(threads + int(idle), int(usable_cores))
     # Threads that find no work now would find none with others beside them.
-    if more <= threads or _busy_cores(chosen) < SATURATED.value * threads:
+    if more <= threads or _busy_cores(case) < SATURATED.value * threads:
         return None
     return Variant(
         msgspec.structs.replace(chosen.settings, main_threads=more),
@@ -127,10 +128,14 @@ def _main_threads(chosen: TrialResult) -> int | None:
     return None if chosen.measurement is None else chosen.measurement.main_threads
 
 
-def _busy_cores(chosen: TrialResult) -> float:
-    """Return the cores that the main process kept busy while it did not wait for data; 0 where they were not read."""
-    busy = None if chosen.trace is None else chosen.trace.mean_main_cores
-    return (busy or 0.0) / max(LEAST_RATIO, 1.0 - (stall_ratio(chosen) or 0.0))
+def _busy_cores(case: Case) -> float:
+    """Return the cores that the main process kept busy, on a CPU while it did not wait for data; 0: not read.
+
+    Beside a GPU it takes batches and pins them while the device waits: what it used is of the whole time.
+    """
+    chosen = case.chosen
+    busy = 0.0 if chosen.trace is None else chosen.trace.mean_main_cores or 0.0
+    return busy / max(LEAST_RATIO, 1.0 - (stall_ratio(chosen) or 0.0)) if case.device == "cpu" else busy
 
 
 def _with_kept_workers(chosen: TrialResult, sample_count: int | None) -> Variant | None:

@@ -176,6 +176,13 @@ class Verdict(StrEnum):
 class Speedup(Record, frozen=True, kw_only=True):
     """The recommendation's rate by the baseline's, with a 95 % interval from the duel."""
 
+    basis: Annotated[
+        Literal["rate", "epoch"],
+        Meta(
+            description="rate: of steady rates; epoch: of whole epochs, which a duel over short ones was carried over "
+            "to, where both are the same between the epochs' ends."
+        ),
+    ] = "rate"
     estimate: Annotated[float | None, Meta(description="None: no duel could be held; see reason.")] = None
     low: float | None = None
     high: float | None = None

@@ -213,7 +213,8 @@ def compose_speedup(recommendation: Recommendation) -> str:
     interval = format_interval(speedup.estimate, speedup.low, speedup.high)
     doubt = f" ({one_line(speedup.reason)})" if speedup.reason else ""
     if recommendation.verdict is Verdict.FASTER:
-        return f"{interval} times faster than {baseline}{doubt}"
+        over = "" if speedup.basis == "rate" else " over whole epochs, an estimate from a duel over short ones"
+        return f"{interval} times faster than {baseline}{over}{doubt}"
     if recommendation.verdict is Verdict.SAME:
         return f"as fast as yours (within {format_percent(SAME_RATIO)}): {interval} of {baseline}{doubt}"
     return f"{interval} of {baseline}: too uncertain to call{doubt}"
@@ -299,8 +300,10 @@ def deciding_duel(report: Report) -> Duel | None:
 
     Nor does one over short epochs decide: it shows the epochs' ends, not the rates.
     """
-    baseline = baseline_settings(report)
+    baseline, told = baseline_settings(report), report.recommendation
     held = [duel for duel in report.duels if duel.baseline == baseline and duel.epoch_batches is None]
+    if told is not None and told.settings != baseline:
+        held = [duel for duel in held if duel.contender == told.settings]
     return held[-1] if held else None
 
 

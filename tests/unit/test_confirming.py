@@ -7,6 +7,7 @@ import pytest
 
 from loadtune import confirming
 from loadtune.advice.terms import Choice
+from loadtune.advice.variants import Variant
 from loadtune.concluding import is_over_rates
 from loadtune.confirming import refine
 from loadtune.records.measurement import Duel, SlicePair
@@ -101,6 +102,8 @@ def test_workers_are_kept_for_what_they_win_over_a_real_epoch(monkeypatch):
     run = probe()
     choice = refined(monkeypatch, run, 1.3)
     assert choice.settings == KEPT
+    assert choice.epoch_gain.estimate == pytest.approx(1.087, abs=1e-3)
+    assert choice.epoch_gain.pairs == 8
     assert "an epoch of 1000 samples becomes 1.087 times as fast, an estimate (1.08" in choice.reasons[-1]
     ((baseline, contender, plan),) = run.held
     assert (baseline.settings, contender.settings) == (OWN, KEPT)
@@ -128,6 +131,17 @@ def test_what_does_not_fit_is_said_and_not_tried(monkeypatch):
     assert (len(run.trials), run.duels) == (1, [])
 
 
+def test_what_was_not_tried_takes_nobody_s_place(monkeypatch):
+    """Three candidates, of which the first finds no room, and two may be tried."""
+    run = probe(boundary_s=3.0)
+    others = [msgspec.structs.replace(OWN, prefetch_factor=each) for each in (4, 8, 16)]
+    found = [Variant(KEPT, "ends", BATCHES), *(Variant(each, "a guess") for each in others)]
+    monkeypatch.setattr(confirming, "find_variants", lambda *args: found)
+    run.runner.run = lambda spec, *args: complete_result(spec.settings, RATE / 2, role="variant")
+    assert refined(monkeypatch, run, 1.3).settings == OWN
+    assert [each.settings for each in run.trials[1:]] == others[:2]
+
+
 def test_a_data_set_that_ends_by_itself_is_left_alone(monkeypatch):
     run = probe(is_iterable=True)
     assert refined(monkeypatch, run, 1.3).settings == OWN
@@ -145,3 +159,5 @@ def test_a_duel_over_short_epochs_is_never_read_as_one_of_rates(monkeypatch):
     own = deciding_duel(report)
     short = msgspec.structs.replace(over_epochs, baseline=own.baseline)
     assert deciding_duel(msgspec.structs.replace(report, duels=(*report.duels, short))) == own
+    lost = msgspec.structs.replace(own, contender=msgspec.structs.replace(own.contender, in_order=False))
+    assert deciding_duel(msgspec.structs.replace(report, duels=(*report.duels, lost))) == own

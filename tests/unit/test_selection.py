@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from loadtune.advice.epochs import Gain
 from loadtune.advice.grid import GridSearch
 from loadtune.advice.selection import Terms, choose, recommend
 from loadtune.errors import NothingMeasuredError
@@ -15,6 +16,7 @@ from loadtune.records.measurement import Cause, Duel, Failure, Measurement, Tria
 from loadtune.records.report import Verdict
 from loadtune.records.resources import ResourceTrace
 from loadtune.records.settings import Settings
+from loadtune.render.answer import compose_speedup
 from tests import strategies
 from tests.fake_runner import STARTUP, FakeRunner, complete_result, drive, failed_result
 from tests.strategies import BASELINE
@@ -229,6 +231,40 @@ def test_same_and_dearer_recommends_the_baseline_and_same_and_cheaper_the_choice
     answer = recommend(choose(cheaper, BASELINE), duel(runner, at(0)), cheaper, TERMS)
     assert (answer.settings, answer.verdict) == (at(0), Verdict.SAME)
     assert answer.speedup.pairs == 16
+
+
+GAIN = Gain(estimate=1.2, low=1.1, high=1.3, pairs=9)
+
+
+def test_what_kept_workers_win_of_an_epoch_is_the_claim_where_nothing_else_changes():
+    """The duel over short epochs was held already; hours are saved by it."""
+    trials = screen({BASELINE: [100.0, 100.0], at(8): [90.0, 90.0]})
+    kept = msgspec.structs.replace(BASELINE, persistent_workers=True)
+    choice = dataclasses.replace(choose(trials, BASELINE), settings=kept, epoch_gain=GAIN)
+    answer = recommend(choice, None, trials, TERMS)
+    assert (answer.verdict, answer.settings) == (Verdict.FASTER, kept)
+    assert (answer.speedup.basis, answer.speedup.estimate, answer.speedup.low, answer.speedup.high) == (
+        "epoch", 1.2, 1.1, 1.3,
+    )  # fmt: skip
+    assert answer.speedup.pairs == 9
+    assert answer.hours_saved == pytest.approx(10 * 3600 / 100 * 0.2 / 3600)
+    told = compose_speedup(answer)
+    assert told.startswith("1.20x [1.10 1.30] times faster than ")
+    assert told.endswith(" over whole epochs, an estimate from a duel over short ones")
+    other = dataclasses.replace(choice, settings=msgspec.structs.replace(kept, prefetch_factor=4))
+    assert recommend(other, None, trials, TERMS).verdict is Verdict.INCONCLUSIVE
+    assert recommend(dataclasses.replace(choice, epoch_gain=None), None, trials, TERMS).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_won_epoch_is_not_given_up_for_equal_rates():
+    """As fast between the ends, and dearer: what the ends win lies beside that."""
+    runner = FakeRunner(lambda each: 100.0, noise_sd=0.005)
+    dearer = screen({BASELINE: [20.0, 20.0], at(16): [40.0, 40.0], at(16, persistent_workers=True): [40.0, 40.0]})
+    kept = at(16, persistent_workers=True)
+    choice = dataclasses.replace(choose(dearer, BASELINE), settings=kept)
+    assert recommend(choice, duel(runner, kept), dearer, TERMS).settings == BASELINE
+    answer = recommend(dataclasses.replace(choice, epoch_gain=GAIN), duel(runner, kept), dearer, TERMS)
+    assert (answer.settings, answer.verdict, answer.speedup.basis) == (kept, Verdict.SAME, "rate")
 
 
 def test_baseline_that_is_the_choice_needs_no_duel():
