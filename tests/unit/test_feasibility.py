@@ -119,6 +119,8 @@ def test_on_a_cpu_workers_and_training_share_the_cores():
     found = find_obstacle(Settings(num_workers=2, batch_size=2), limits, make_needs(device="cpu"))
     assert found.cause is Cause.CORES
     assert found.arithmetic == "1 training thread + 2 workers x 1 cores = 3 cores, 2 are usable"
+    asked = Settings(num_workers=1, batch_size=2, main_threads=2)
+    assert find_obstacle(asked, limits, make_needs(device="cpu")).cause is Cause.CORES
     assert find_obstacle(Settings(num_workers=16, batch_size=2), limits, make_needs(device="cuda")) is None
 
 
