@@ -46,9 +46,10 @@ START_MARGIN = 1.15
 """Seconds planned for a start by those that the trials took: one that runs late would cost the last pair."""
 BURST_MARGIN = 1.15
 """Bursts planned by those needed: the slowest slice of a duel is a tenth slower than the trial."""
-BOUNDARY_MARGIN = 2.0
-"""Planned for an epoch's end by what a trial saw of it: that is the start of workers, and they take time to end too
-(eight waiting workers, two cores: 0.17 s of 0.28 s). With less, slices hold too few epochs to be trusted."""
+ENDING_MAX_S = 0.3
+"""Planned at an epoch's end for ending the workers, beside what a trial saw of it, which is their start, and at most as
+much again (eight waiting workers on two cores: 0.11 s beside 0.17 s). With less, slices hold too few epochs to be
+trusted; with more, slow starts never fit."""
 SLICE_STEPS_MIN = 4
 """Steps in a slice at least; with fewer, the part of a step that a slice cuts decides its count."""
 SLICE_LIMIT_S = 6.0
@@ -89,7 +90,8 @@ def find_pace(trial: TrialResult, device: DeviceKind, epoch_batches: int | None 
     burst_steps = workers if waits_for_data and workers > 1 else 1
     active_s = BURST_MARGIN * BURSTS_MIN * burst_steps * batch_s if burst_steps > 1 else SLICE_STEPS_MIN * batch_s
     if epoch_batches is not None:
-        boundary_s = 0.0 if measured is None else BOUNDARY_MARGIN * (measured.epoch_boundary_s or 0.0)
+        start_again_s = 0.0 if measured is None else measured.epoch_boundary_s or 0.0
+        boundary_s = start_again_s + min(start_again_s, ENDING_MAX_S)
         burst_steps, active_s = epoch_batches, BURST_MARGIN * BURSTS_MIN * (epoch_batches * batch_s + boundary_s)
     bytes_per_s = 0.0 if measured is None else (measured.batch_bytes or 0) / batch_s
     return Pace(head_s=head_s, active_s=active_s, burst_steps=burst_steps, bytes_per_s=bytes_per_s)
