@@ -11,9 +11,10 @@ from statistics import stdev
 
 from loadtune.advice.case import Case, StepTimes, late_s, resident_trials, step_times, worker_times
 from loadtune.advice.rules.gpu import device_line
+from loadtune.advice.rules.loader import main_process_bound
 from loadtune.advice.what_if import compute_what_ifs
 from loadtune.advice.worth import samples_per_batch
-from loadtune.records.measurement import TrialResult, Window
+from loadtune.records.measurement import Window
 from loadtune.records.report import Attribution, Share, Where
 
 SHARE_MIN = 1e-9
@@ -47,11 +48,14 @@ def attribute(case: Case) -> Attribution | None:
         return None
     parts, notes = _Parts(), list[str]()
     _split_device(case, times, parts, notes)
-    _split_waiting(trial, times, parts, notes)
     boundary_s = _boundary_s(case)
     if boundary_s is None:
         notes.append("The epoch boundary was not measured, and is left out.")
-    parts.add("epoch boundary", boundary_s or 0.0, "first batch after a start, spread over an epoch")
+    # Where the data set ends epochs by itself, their ends are a part of the waiting that was seen.
+    is_within = trial.measurement.epoch_samples is not None
+    ended_s = min(boundary_s or 0.0, times.stall_s) if is_within else boundary_s or 0.0
+    parts.add("epoch boundary", ended_s, "first batch after a start, spread over an epoch")
+    _split_waiting(case, times, ended_s if is_within else 0.0, parts, notes)
     whole_s = sum(parts.seconds.values())
     shares = [
         Share(
@@ -91,14 +95,18 @@ def _split_device(case: Case, times: StepTimes, parts: _Parts, notes: list[str])
     parts.add("contention", slowed_s, "the same step beside the loader, less that alone")
 
 
-def _split_waiting(trial: TrialResult, times: StepTimes, parts: _Parts, notes: list[str]) -> None:
-    """Split the device's waiting: a host that came late, then the workers' own time, part by part."""
+def _split_waiting(case: Case, times: StepTimes, ended_s: float, parts: _Parts, notes: list[str]) -> None:
+    """Split the device's waiting: a host that came late, one that takes too long, then the workers' time by its parts.
+
+    `ended_s` of it is spoken for.
+    """
+    trial = case.chosen
     measured, workers = trial.measurement, worker_times(trial)
-    if measured is None or times.stall_s <= 0:
+    if measured is None or times.stall_s <= ended_s:
         return
-    host_s = late_s(trial, times)
+    host_s = min(late_s(trial, times), times.stall_s - ended_s)
     parts.add("launching", host_s, "the device idle while the host had its batch")
-    left_s = times.stall_s - host_s
+    left_s = times.stall_s - ended_s - host_s
     if workers is None or workers.delayed_s_per_sample is None or workers.blocked_s_per_sample is None:
         notes.append("What the workers did with their time is not known: the waiting is not split.")
         parts.add("waiting", left_s, "the device idle until a batch came")
@@ -115,6 +123,10 @@ def _split_waiting(trial: TrialResult, times: StepTimes, parts: _Parts, notes: l
     costs["preparing"] = max(0.0, busy - sum(costs.values()))
     scale = samples_per_batch(trial) / max(1, trial.settings.num_workers)
     all_s = sum(costs.values()) * scale
+    if main_process_bound(case) is not None:  # workers alone would deliver every all_s: what is more is the taking
+        taken_s = left_s * max(0.0, 1.0 - all_s / times.whole_s)
+        parts.add("moving", taken_s, "the main process takes batches for longer than workers make them", taken_s)
+        left_s -= taken_s
     for where, cost in costs.items():
         part_s, own_s = left_s * cost / (all_s / scale), cost * scale
         # At most all of it, if it takes that long; at least what the other parts together cannot explain.
@@ -126,9 +138,10 @@ def _split_waiting(trial: TrialResult, times: StepTimes, parts: _Parts, notes: l
 def _boundary_s(case: Case) -> float | None:
     """Return the epoch boundary's part of one batch; None where it was not measured."""
     measured = case.chosen.measurement
-    if measured is None or measured.epoch_boundary_s is None or not case.sample_count:
+    samples = None if measured is None else measured.epoch_samples or case.sample_count
+    if measured is None or measured.epoch_boundary_s is None or not samples:
         return None
-    return measured.epoch_boundary_s * samples_per_batch(case.chosen) / case.sample_count
+    return measured.epoch_boundary_s * samples_per_batch(case.chosen) / samples
 
 
 def _error_ratio(where: Where, parts: _Parts, windows: Sequence[Window], whole_s: float) -> float | None:

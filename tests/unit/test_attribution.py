@@ -9,7 +9,7 @@ from loadtune.advice.attribution import attribute
 from loadtune.advice.case import Case
 from loadtune.records.measurement import WorkerCost
 from loadtune.records.settings import Settings
-from tests.unit.test_more_rules import FULL, LIMITS, alone, run, times
+from tests.unit.test_more_rules import FULL, IDLE, LIMITS, alone, run, taking, times
 
 SHARES = st.tuples(*(st.floats(0, 1) for _ in range(4))).filter(lambda each: sum(each) > 0.01)
 SECONDS = st.none() | st.floats(0, 0.1)
@@ -114,6 +114,26 @@ def test_the_boundary_counts_by_the_epoch():
     """25 s after each 10,000 samples at 100/s: a fifth."""
     assert ratios(look(run(epoch_boundary_s=25.0)))["epoch boundary"] == pytest.approx(0.2)
     assert any("boundary" in note for note in look(run()).notes)
+
+
+def test_a_boundary_that_was_seen_is_a_part_of_the_waiting():
+    """2.5 s after each 1,000 samples at 100/s, a quarter of the time, of the 40 % that the device waited."""
+    found = look(run(stall=0.4, epoch_boundary_s=2.5, epoch_samples=1000), sample_count=None)
+    assert ratios(found)["epoch boundary"] == pytest.approx(0.25)
+    assert ratios(found)["computing"] == pytest.approx(0.6)
+    more = look(run(stall=0.4, epoch_boundary_s=9.0, epoch_samples=1000))  # of the first start: no more than was waited
+    assert ratios(more) == pytest.approx({"epoch boundary": 0.4, "computing": 0.6})
+
+
+def test_taking_batches_is_moving_and_no_preparing():
+    """Two workers of 5 ms a sample make a batch each 0.04 s of the 0.16 that pass: three quarters are the taking."""
+    trial = run(stall=0.5, trace=IDLE | {"mean_main_cores": 0.95}, worker=times(
+        busy_s_per_sample=0.005, cpu_s_per_sample=0.005, delayed_s_per_sample=0.0, blocked_s_per_sample=0.0,
+        collate_s_per_sample=0.0,
+    ))  # fmt: skip
+    found = ratios(look(trial, others=(trial, taking(0.009))))
+    assert found == pytest.approx({"computing": 0.5, "moving": 0.375, "preparing": 0.125}, abs=0.001)
+    assert "moving" not in ratios(look(trial))
 
 
 def test_bounds_follow_the_ceilings():

@@ -61,6 +61,7 @@ def test_short_epochs_are_bursts_of_their_own():
     slow = trial(rate=1600.0, stall_ratio=0.0, epoch_boundary_s=3.0)
     assert fit_duel(60.0, slow, even, "replay") is not None
     assert fit_duel(60.0, slow, even, "replay", epoch_batches=20) is None
+    assert find_pace(slow, "replay", 20).active_s == pytest.approx(1.15 * 3 * (0.2 + 3.3))
 
 
 def test_the_slower_side_decides_the_slice():
