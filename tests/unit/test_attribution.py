@@ -127,7 +127,7 @@ def test_a_boundary_that_was_seen_is_a_part_of_the_waiting():
 
 def test_taking_batches_is_moving_and_no_preparing():
     """Two workers of 5 ms a sample make a batch each 0.04 s of the 0.16 that pass: three quarters are the taking."""
-    trial = run(stall=0.5, trace=IDLE | {"mean_main_cores": 0.95}, worker=times(
+    trial = run(stall=0.5, trace=IDLE | {"mean_main_cores": 0.6}, worker=times(
         busy_s_per_sample=0.005, cpu_s_per_sample=0.005, delayed_s_per_sample=0.0, blocked_s_per_sample=0.0,
         collate_s_per_sample=0.0,
     ))  # fmt: skip
