@@ -44,6 +44,7 @@ from benchmarks.diagnosis_readings import (
     make_settings,
     ratio,
     read_findings,
+    read_shares,
     read_utilisation,
     worth,
 )
@@ -209,7 +210,7 @@ class Bench:
         row |= {"quantity": "cost", "value": None, "unit": "ratio", "started": now(), "rules": self._digest}
         row |= {"is_void": False, "not_run": find_obstacle(recipe), "cost": None, "cost_alone": {}, "reached": None}
         row |= {"findings": [], "gains": {}, "left_out": [], "utilisation": [], "foreign_cores": None, "seconds": None}
-        row["no_answer"] = None
+        row |= {"no_answer": None, "seen": read_shares(None)}
         if row["not_run"] is not None:
             return row
         began_s = time.monotonic()
@@ -219,7 +220,7 @@ class Bench:
         trial = None if report is None else end_to_end(report)
         if trial is None and not row["findings"]:
             row["findings"] = [(NO_ANSWER, "warning")]
-        row["utilisation"] = read_utilisation(trial)
+        row["utilisation"], row["seen"] = read_utilisation(trial), read_shares(trial)
         foreign = [] if recipe.neighbours or report is None else [foreign_cores(each) for each in report.trials]
         self._compare(unit, recipe, healthy, trial, row, foreign)
         row["value"] = row["cost"]

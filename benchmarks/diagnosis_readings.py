@@ -1,6 +1,7 @@
 """How does a recipe of `diagnosis` become settings and a device, and what do its report and trials say? Pure."""
 
 import math
+import os
 
 from benchmarks.diagnosis_faults import BATCH, FAULTS, Recipe
 from loadtune.records.measurement import TrialResult
@@ -63,6 +64,20 @@ def read_utilisation(trial: TrialResult | None) -> list[float]:
         return []
     low, high = trial.trace.measuring_s or (-math.inf, math.inf)
     return [round(each.utilisation_ratio, 2) for each in trial.trace.gpu if low <= each.at_s <= high]
+
+
+def read_shares(trial: TrialResult | None) -> dict[str, float | None]:
+    """Return the shares that rivals go by: waiting in next() and copying of a step, and all that keeps cores busy."""
+    if trial is None or trial.measurement is None or trial.trace is None:
+        return {"wait": None, "copy": None, "cpu": None}
+    windows, trace, whole_s = trial.measurement.windows, trial.trace, trial.measurement.duration_s
+    cores = [trace.mean_worker_cores, trace.mean_main_cores, trace.mean_foreign_cores]
+    known = [each for each in cores if each is not None]
+    return {
+        "wait": round(sum(window.data_wait_s for window in windows) / whole_s, 3),
+        "copy": round(sum(window.copy_s or 0.0 for window in windows) / whole_s, 3),
+        "cpu": round(sum(known) / (os.cpu_count() or 1), 3) if known else None,
+    }
 
 
 def foreign_cores(trial: TrialResult | None) -> float | None:

@@ -1,7 +1,8 @@
 """How often is the diagnosis right, by name and by consequence? Pure arithmetic over the rows that `diagnosis` saved.
 
-On the same traces two rivals name a remedy from NVML's utilisation alone: the article's two rules, at the thresholds
-that suit seeds 0 to 9 best, and SageMaker Debugger's thresholds. A remedy stands for the rule whose remedy it is.
+On the same traces four rivals name a remedy. From NVML's utilisation alone: the article's two rules, at the thresholds
+that suit seeds 0 to 9 best, and SageMaker Debugger's thresholds. From the shares of a step: the thresholds of TraceML and
+of PyPI's package loadtune 0.3.0. A remedy stands for the rule whose remedy it is.
 """
 
 import math
@@ -31,6 +32,10 @@ KEPT_RATIO, KEPT_MIN = 0.8, 0.9
 """Share of the best gain that removing the named cause must win, and in how many of the runs."""
 SAGEMAKER_P95, SAGEMAKER_P5 = 0.7, 0.1
 """LowGPUUtilization of SageMaker Debugger: `threshold_p95` 70 and `threshold_p5` 10 per cent, by its documentation."""
+PYPI_WAIT, PYPI_HEALTHY, PYPI_CPU = 0.2, 0.05, 0.85
+"""loadtune 0.3.0 (PyPI), heuristic.py: INPUT_BOUND, HEALTHY and CPU_SATURATED, the last of all cores of the machine."""
+TRACEML_SHARE = 0.1
+"""TraceML 0.5.0: share of a step from which it warns of a phase."""
 JITTERS, LOWS = tuple(n / 100 for n in range(1, 50)), tuple(n / 50 for n in range(15, 50))
 """Thresholds that the article's rules may choose from: finer than NVML's whole per cents would show."""
 WORKERS, LARGER, LEAVE = "loader-bound", "launch-bound", "device-bound"
@@ -38,9 +43,10 @@ WORKERS, LARGER, LEAVE = "loader-bound", "launch-bound", "device-bound"
 NOTHING, NO_ANSWER = "nothing", "no answer"
 """Said by a report without findings, and where there was no report at all: both are wrong of a fault."""
 NOT_RUN = {
-    "TraceML": "it times a training script's own CUDA events, which a replayed device does not have",
+    "TraceML": "it times a training script's own CUDA events, which a replayed device does not have; its threshold is "
+    "held against the shares that loadtune's trial measured",
     "loadtune 0.3.0 from PyPI": "it owns the same package name and needs an environment of its own, as in "
-    "benchmarks.tuning; a training of every unit there as well would double the hours that a block takes",
+    "benchmarks.tuning, and a training of every unit there as well would double the hours; its thresholds are applied",
 }
 Ask = Callable[[Row], str]
 
@@ -163,6 +169,23 @@ def ask_sagemaker(row: Row) -> str:
     return WORKERS if cuts[0] < SAGEMAKER_P5 else LEAVE
 
 
+def ask_pypi(row: Row) -> str:
+    """Return what loadtune 0.3.0 would say: a small wait is nudged at with workers too, a healthy loader left alone."""
+    seen = row["seen"]
+    if seen["wait"] is None:
+        return NOTHING
+    if seen["wait"] >= PYPI_WAIT and (seen["cpu"] or 0.0) >= PYPI_CPU:
+        return "cpu-saturated"
+    return LEAVE if seen["wait"] <= PYPI_HEALTHY else WORKERS
+
+
+def ask_traceml(row: Row) -> str:
+    """Return what TraceML would say: the larger of waiting and copying, where it is a tenth of a step."""
+    shares = {rule: row["seen"][name] or 0.0 for rule, name in ((WORKERS, "wait"), ("copy-bound", "copy"))}
+    largest = max(shares, key=lambda rule: shares[rule])
+    return largest if shares[largest] >= TRACEML_SHARE else LEAVE
+
+
 def asking_article(jitter: float, low: float) -> Ask:
     """Return the article's rules at these thresholds: jittery, more workers; low and steady, a larger batch."""
 
@@ -196,7 +219,13 @@ def block_of(row: Row) -> int:
 def askers(rows: Sequence[Row]) -> dict[str, Ask]:
     """Return who is asked, by name: this tool and its rivals."""
     fitting = [row for row in rows if block_of(row) == 0] or list(rows)
-    return {"loadtune": top, "article": asking_article(*fit_article(fitting)), "SageMaker": ask_sagemaker}
+    return {
+        "loadtune": top,
+        "article": asking_article(*fit_article(fitting)),
+        "SageMaker": ask_sagemaker,
+        "0.3.0": ask_pypi,
+        "TraceML": ask_traceml,
+    }
 
 
 def judge(rows: Sequence[Row]) -> list[Criterion]:

@@ -10,7 +10,15 @@ from benchmarks.diagnosis import OTHER_SEEDS, PAIR_SEEDS, QUICK, SEEDS, Unit, ch
 from benchmarks.diagnosis_cures import BLAMING, CURES, cures, order
 from benchmarks.diagnosis_faults import BATCH, FAULTS, PAIRS, Recipe, base, make
 from benchmarks.diagnosis_names import name_recipe, parse_name
-from benchmarks.diagnosis_readings import cost, format_baseline, gain, make_profile, make_settings, worth
+from benchmarks.diagnosis_readings import (
+    cost,
+    format_baseline,
+    gain,
+    make_profile,
+    make_settings,
+    read_shares,
+    worth,
+)
 from benchmarks.diagnosis_scores import (
     LARGER,
     LEAVE,
@@ -18,7 +26,9 @@ from benchmarks.diagnosis_scores import (
     NOTHING,
     WORKERS,
     alarms,
+    ask_pypi,
     ask_sagemaker,
+    ask_traceml,
     asking_article,
     clopper_pearson,
     fit_article,
@@ -54,6 +64,7 @@ def row(kinds=("cpu_burn",), strength="material", said=("cpu-saturated",), seed=
         "findings": [(rule, "warning") for rule in said],
         "gains": {"cpu-saturated": 1.0, "loader-bound": 0.7},
         "utilisation": [0.5] * 20,
+        "seen": {"wait": 0.5, "copy": 0.0, "cpu": 0.9},
     }
     return told | changes
 
@@ -278,6 +289,29 @@ def test_rivals_see_utilisation_alone():
     assert ask_sagemaker(row(utilisation=[0.2, *[0.9] * 19])) == LEAVE
     assert ask_sagemaker(row(utilisation=[0.7] * 20)) == LEAVE
     assert ask_sagemaker(row(utilisation=[0.5])) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("wait", "copy", "cpu", "pypi", "traceml"),
+    [
+        (0.2, 0.0, 0.85, "cpu-saturated", WORKERS),
+        (0.2, 0.0, 0.84, WORKERS, WORKERS),
+        (0.19, 0.2, 1.0, WORKERS, "copy-bound"),
+        (0.1, 0.0, None, WORKERS, WORKERS),
+        (0.09, 0.1, 1.0, WORKERS, "copy-bound"),
+        (0.05, 0.09, 1.0, LEAVE, LEAVE),
+        (None, None, None, NOTHING, LEAVE),
+    ],
+)
+def test_two_rivals_see_the_shares_of_a_step(wait, copy, cpu, pypi, traceml):
+    seen = row(seen={"wait": wait, "copy": copy, "cpu": cpu})
+    assert (ask_pypi(seen), ask_traceml(seen)) == (pypi, traceml)
+
+
+def test_shares_are_of_the_windows():
+    seen = read_shares(trial(100))
+    assert seen == {"wait": 0.0, "copy": 0.0, "cpu": None}
+    assert set(read_shares(None).values()) == {None}
 
 
 def test_the_article_gets_the_thresholds_that_suit_it_best():
