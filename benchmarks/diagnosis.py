@@ -48,8 +48,9 @@ from benchmarks.diagnosis_readings import (
     read_utilisation,
     worth,
 )
-from benchmarks.diagnosis_scores import NO_ANSWER, askers, judge, settles, tabulate
+from benchmarks.diagnosis_scores import NO_ANSWER, askers, judge, settles
 from benchmarks.diagnosis_surroundings import find_obstacle, surrounded
+from benchmarks.diagnosis_tables import tabulate
 from benchmarks.record import Row, load, now, save
 from loadtune.advice.search import Leg
 from loadtune.engine.launcher import Launcher

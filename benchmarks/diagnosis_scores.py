@@ -1,8 +1,8 @@
 """How often is the diagnosis right, by name and by consequence? Pure arithmetic over the rows that `diagnosis` saved.
 
 On the same traces four rivals name a remedy. From NVML's utilisation alone: the article's two rules, at the thresholds
-that suit seeds 0 to 9 best, and SageMaker Debugger's thresholds. From the shares of a step: the thresholds of TraceML and
-of PyPI's package loadtune 0.3.0. A remedy stands for the rule whose remedy it is.
+that suit seeds 0 to 9 best, and SageMaker Debugger's thresholds. From the shares of a step: the thresholds of TraceML
+and of PyPI's package loadtune 0.3.0. A remedy stands for the rule whose remedy it is.
 """
 
 import math
@@ -42,12 +42,6 @@ WORKERS, LARGER, LEAVE = "loader-bound", "launch-bound", "device-bound"
 """More workers, a larger batch, leave it: as the rules that ask for them."""
 NOTHING, NO_ANSWER = "nothing", "no answer"
 """Said by a report without findings, and where there was no report at all: both are wrong of a fault."""
-NOT_RUN = {
-    "TraceML": "it times a training script's own CUDA events, which a replayed device does not have; its threshold is "
-    "held against the shares that loadtune's trial measured",
-    "loadtune 0.3.0 from PyPI": "it owns the same package name and needs an environment of its own, as in "
-    "benchmarks.tuning, and a training of every unit there as well would double the hours; its thresholds are applied",
-}
 Ask = Callable[[Row], str]
 
 
@@ -181,6 +175,8 @@ def ask_pypi(row: Row) -> str:
 
 def ask_traceml(row: Row) -> str:
     """Return what TraceML would say: the larger of waiting and copying, where it is a tenth of a step."""
+    if row["seen"]["wait"] is None:
+        return NOTHING
     shares = {rule: row["seen"][name] or 0.0 for rule, name in ((WORKERS, "wait"), ("copy-bound", "copy"))}
     largest = max(shares, key=lambda rule: shares[rule])
     return largest if shares[largest] >= TRACEML_SHARE else LEAVE
@@ -234,10 +230,10 @@ def judge(rows: Sequence[Row]) -> list[Criterion]:
     own = [row for row in rows if blocks and block_of(row) == max(blocks)]
     singles, pairs, harmless = (list(filter(each, own)) for each in (is_single, is_pair, is_harmless))
     by_kind = {kind: [row for row in singles if row["kinds"] == [kind]] for kind in FAULTS}
-    told = {kind: _share(rows, _is_right) for kind, rows in by_kind.items() if len(rows) >= KIND_ROWS_MIN}
+    told = {kind: _share(rows, is_right) for kind, rows in by_kind.items() if len(rows) >= KIND_ROWS_MIN}
     least, lacking = min(told.values(), default=None), len(FAULTS) - len(told)
     is_one = len({row["rules"] for row in own}) < 2  # a block that met two sets of rules judges neither
-    rights = sum(map(_is_right, singles))
+    rights = sum(map(is_right, singles))
     low = clopper_pearson(rights, len(singles))[0] if singles else None
     consequences = [each for row in singles if (each := kept(row, top(row))) is not None]
     criteria = [
@@ -260,7 +256,7 @@ def judge(rows: Sequence[Row]) -> list[Criterion]:
     return criteria if is_one else [replace(each, met=None) for each in criteria]
 
 
-def _is_right(row: Row) -> bool:
+def is_right(row: Row) -> bool:
     return top(row) in right(row)
 
 
@@ -275,79 +271,3 @@ def _criterion(name: str, count: int, of: int, bound: float, *, is_limit: bool =
     low, high = clopper_pearson(count, of)
     is_met = count / of <= bound if is_limit else count / of >= bound
     return Criterion(name, target, count / of, low, high, is_met)
-
-
-def tabulate(rows: Sequence[Row]) -> list[str]:
-    """Return the tables of every block that was run: right and kept by kind, and who said what of what."""
-    asked = askers(rows)
-    lines = []
-    for block in sorted({block_of(row) for row in rows}):
-        own = [row for row in rows if block_of(row) == block]
-        lines += [f"seeds {block} to {block + 9}, rules {', '.join(sorted({row['rules'] for row in own}))}"]
-        lines += _table_kinds(own, asked)
-        for who, ask in asked.items():
-            lines += ["", f"confusion, {who}", *_table_confusion(own, ask)]
-        lines += ["", *_list_left_out(own), ""]
-    return [*lines, *(f"{name}: not run: {reason}" for name, reason in NOT_RUN.items())]
-
-
-def _table_kinds(rows: Sequence[Row], asked: dict[str, Ask]) -> list[str]:
-    heads = "".join(f"{who + ' right':>18}{'kept':>8}" for who in asked)
-    lines = [f"{'material single faults':28}{'cost':>6}{heads}"]
-    singles = list(filter(is_single, rows))
-    for kind, fault in FAULTS.items():
-        own = [row for row in singles if row["kinds"] == [kind]]
-        if own:
-            mark = kind + (" (by construction)" if fault.by_construction else "")
-            lines.append(f"{mark:30}{fmean(row['cost'] for row in own):4.2f}{_cells(own, asked)}")
-    if singles:
-        lines.append(f"{'all':34}{_cells(singles, asked)}")
-        count = sum(map(_is_right, singles))
-        low, high = clopper_pearson(count, len(singles))
-        lines.append(f"{count} of {len(singles)} right: {count / len(singles):.3f} [{low:.3f} {high:.3f}]")
-    for name, test, holds in (
-        ("pairs, both named", is_pair, names_both),
-        ("healthy and immaterial, false alarms", is_harmless, lambda row: bool(alarms(row))),
-    ):
-        own = list(filter(test, rows))
-        lines.append(f"{name}: {sum(map(holds, own))} of {len(own)}")
-    return lines
-
-
-def _cells(rows: Sequence[Row], asked: dict[str, Ask]) -> str:
-    cells = ""
-    for ask in asked.values():
-        said = [(row, ask(row)) for row in rows]
-        held = [each for row, rule in said if (each := kept(row, rule)) is not None]
-        share = sum(rule in right(row) for row, rule in said)
-        cells += f"{f'{share} of {len(rows)}':>18}{f'{sum(held)}/{len(held)}':>8}"
-    return cells
-
-
-def _table_confusion(rows: Sequence[Row], ask: Ask) -> list[str]:
-    """Return a line a fault: what was said of it, how often, the right names marked with a star."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        if is_single(row):
-            groups.setdefault(row["kinds"][0], []).append(row)
-        elif is_harmless(row):
-            groups.setdefault(f"({row['strength']})", []).append(row)
-    lines = []
-    for name, own in groups.items():
-        said: Counter[Any] = Counter(ask(row) for row in own)
-        words = (f"{rule}{'*' if rule in right(own[0]) else ''} {count}" for rule, count in said.most_common())
-        lines.append(f"  {name:18} {', '.join(words)}")
-    return lines
-
-
-def _list_left_out(rows: Sequence[Row]) -> list[str]:
-    """Return how many rows are not scored, and why."""
-    reasons: Counter[str] = Counter()
-    for row in rows:
-        if row["not_run"] is not None:
-            reasons[f"{'+'.join(row['kinds'])}: {row['not_run']}"] += 1
-        elif row["is_void"]:
-            reasons["void: others kept the machine busy"] += 1
-        elif not (is_single(row) or is_pair(row) or is_harmless(row)):
-            reasons[f"{'+'.join(row['kinds'])}: the cost is not what {row['strength']} means"] += 1
-    return [f"not scored, {count}: {reason}" for reason, count in reasons.items()]

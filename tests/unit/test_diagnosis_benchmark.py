@@ -40,9 +40,9 @@ from benchmarks.diagnosis_scores import (
     names_both,
     right,
     settles,
-    tabulate,
     top,
 )
+from benchmarks.diagnosis_tables import tabulate
 from loadtune.records.measurement import Measurement, Startup, TrialResult, TrialState, Window
 from loadtune.records.resources import ResourceTrace
 from loadtune.records.settings import Settings
@@ -300,7 +300,7 @@ def test_rivals_see_utilisation_alone():
         (0.1, 0.0, None, WORKERS, WORKERS),
         (0.09, 0.1, 1.0, WORKERS, "copy-bound"),
         (0.05, 0.09, 1.0, LEAVE, LEAVE),
-        (None, None, None, NOTHING, LEAVE),
+        (None, None, None, NOTHING, NOTHING),
     ],
 )
 def test_two_rivals_see_the_shares_of_a_step(wait, copy, cpu, pypi, traceml):
