@@ -3,8 +3,8 @@
 The faults and the names that are right for each were written blind: from the names and meanings of the rules, without
 sight of their code or thresholds. Strengths were set again since, where a fault was measured to cost something else
 than it is meant to. Pure: a `Recipe` says what a training is made of; `diagnosis_worlds` builds it. Every training is
-first made healthy, its device fed with a tenth to spare; a `Fault` then injects one cause, whose strength its seed draws.
-Whether that costs a tenth of the throughput is measured, never assumed.
+first made healthy, its device fed with a tenth to spare; a `Fault` then injects one cause, whose strength its seed
+draws. Whether that costs a tenth of the throughput is measured, never assumed.
 
 What replay itself supplies (`by_construction`) shows that a rule reads its evidence, not that it would find the cause
 on a real device.

@@ -6,11 +6,9 @@ and of PyPI's package loadtune 0.3.0. A remedy stands for the rule whose remedy 
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean, quantiles, stdev
-from typing import Any
 
 from benchmarks.diagnosis_cures import BLAMING
 from benchmarks.diagnosis_faults import FAULTS
