@@ -255,6 +255,7 @@ def judge(rows: Sequence[Row]) -> list[Criterion]:
 
 
 def is_right(row: Row) -> bool:
+    """Say whether the top finding names what was injected."""
     return top(row) in right(row)
 
 

@@ -58,6 +58,9 @@ def gain_ratio(ratio: float, short_s: float, epoch_s: float) -> float:
 
 def gain_over_epoch(interval: RatioInterval, short_s: float, epoch_s: float) -> Gain | None:
     """Return the gain over a real epoch, each end of the interval carried over; None without an interval."""
-    ends = (interval.estimate, interval.low, interval.high)
-    gains = [gain_ratio(each, short_s, epoch_s) for each in ends if each is not None]
-    return Gain(*gains, pairs=interval.pairs) if len(gains) == len(ends) else None
+    if interval.estimate is None or interval.low is None or interval.high is None:
+        return None
+    estimate, low, high = (
+        gain_ratio(each, short_s, epoch_s) for each in (interval.estimate, interval.low, interval.high)
+    )
+    return Gain(estimate=estimate, low=low, high=high, pairs=interval.pairs)
