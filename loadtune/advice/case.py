@@ -220,7 +220,7 @@ def capacity_per_s(trial: TrialResult) -> float | None:
 
 
 def looked_capacity_per_s(case: Case) -> float | None:
-    """Return the same of the chosen setting by all looks at its workers, the loader alone included.
+    """Return what the chosen setting's workers could deliver, by all looks at workers, the loader alone included.
 
     Where batches are uneven a trial holds three or four long ones, and one more of them moves the mean by a quarter.
     Where workers wait for cores in one of the looks, they are not of one kind, and the chosen trial speaks alone.

@@ -235,9 +235,12 @@ def _hours_saved(
 
 
 def _boundary_s(screening: Screening, settings: Settings) -> float | None:
-    """Return the mean of what an epoch's end added; None where it was not measured."""
+    """Return the mean of what an epoch's end adds to the rate; None where it was not measured.
+
+    That is nothing where the data set itself ended epochs in the trial: their ends are in its rate.
+    """
     boundaries = [
-        trial.measurement.epoch_boundary_s
+        trial.measurement.epoch_boundary_s if trial.measurement.epoch_samples is None else 0.0
         for trial in screening.trials.get(settings, ())
         if trial.measurement is not None and trial.measurement.epoch_boundary_s is not None
     ]

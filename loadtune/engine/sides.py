@@ -152,8 +152,9 @@ def run_slice(arena: Arena, side: Side, slice_s: float, memory: MemoryWatch) -> 
 def _wake_newborn(side: Side) -> None:
     """Resume a worker that stayed stopped, by telling the whole group once more: those that run ignore it.
 
-    A worker forked in the moment of the stop was seen to sleep through the next SIGCONT (one epoch's end in twenty, on
-    Linux): its loader waited for the rest of the slice, which counted a fifth of its samples.
+    A worker forked in the moment of the stop was seen to sleep through the next SIGCONT (Linux; over short
+    epochs in up to a quarter of the slices): its loader waited for the rest of the slice, which counted a fifth of its
+    samples.
     """
     side.process.signal_group(SIGCONT)
 

@@ -339,6 +339,12 @@ def test_epoch_rate_counts_the_boundary():
     trials = [complete_result(BASELINE, 40.0, measurement=measurement)]
     assert recommend(choose(trials, BASELINE), None, trials, TERMS).epoch_rate_per_s == pytest.approx(36.0)
     assert recommend(choose([plain], BASELINE), None, [plain], TERMS).epoch_rate_per_s is None
+    ended = [
+        msgspec.structs.replace(each, measurement=msgspec.structs.replace(each.measurement, epoch_samples=36))
+        for each in trials
+    ]  # its ends are in the rate already
+    own = choose(ended, BASELINE)
+    assert recommend(own, None, ended, TERMS).epoch_rate_per_s == pytest.approx(own.rate_per_s)
 
 
 def test_choice_survives_an_unmeasured_baseline():
