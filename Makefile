@@ -28,11 +28,12 @@ demo: $(VENV)/.installed
 	@echo "  reports/demo-cpu/report.html     training on this CPU"
 	@echo "  reports/demo-replay/report.html  a GPU with 0.06 s a step, replayed"
 
-# The tests come last: their summaries are what a reader looks for. Unit tests share the cores; what runs real loaders
-# and measures has the machine for itself.
+# The tests come last: their summaries are what a reader looks for. Unit tests and pages share the cores; what runs real
+# loaders and measures has the machine for itself.
 test: lint wheel
 	$(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules tests/unit loadtune
-	$(BIN)/python -m pytest tests/integration tests/browser
+	$(BIN)/python -m pytest -n 2 tests/browser
+	$(BIN)/python -m pytest tests/integration
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

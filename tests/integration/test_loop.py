@@ -18,7 +18,7 @@ from loadtune.records.measurement import Cause, TrialState
 from loadtune.records.messages import InspectTask, Sources
 from loadtune.records.settings import DeviceChoice, WorkloadSpec
 from tests.integration.conftest import make_runner, make_spec, quick, replay
-from tests.targets.truth import SAMPLE_S
+from tests.targets.truth import SAMPLE_S, STEP_S
 
 TRUTH = "tests.targets.truth:"
 CPU = DeviceChoice(kind="cpu")
@@ -347,12 +347,13 @@ def test_a_tiny_model_trains_on_the_cpu(run):
 
 
 def test_a_user_s_own_step_is_timed(run):
-    """It sleeps 10 ms a batch."""
+    """It sleeps, at least as long as it asks for, and nothing else takes long: most of each batch's time is its own."""
     step = TRUTH + "train_step"
-    found = measured(
-        run, TRUTH + "squares", 1, batch_size=4, device=CPU, train_step_target=step, threads=1, rate=400, within=0.2
-    )
-    assert found.step_s == pytest.approx(0.01, rel=0.3)
+    found = measured(run, TRUTH + "squares", 1, batch_size=4, device=CPU, train_step_target=step, threads=1)
+    batch_s = sum(window.duration_s for window in found.windows) / sum(window.batches for window in found.windows)
+    assert found.step_s is not None
+    assert STEP_S <= found.step_s <= 1.05 * batch_s
+    assert found.step_s > 0.5 * batch_s
 
 
 def test_the_resident_feed_trains_on_a_batch_of_the_user_s_own(run):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
 SAMPLE_S = 0.05
+STEP_S = 0.01
+"""What a user's own step sleeps."""
 
 
 class Waiting(Dataset[Tensor]):
@@ -138,7 +140,7 @@ def train_step(batch: Any) -> None:
     images, targets = batch
     assert images.dtype == torch.float32
     assert targets.dtype == torch.int64
-    time.sleep(0.01)
+    time.sleep(STEP_S)
 
 
 STEPS_TAKEN: list[None] = []
