@@ -6,7 +6,8 @@ A unit is one fault of `diagnosis_faults` (or a pair), a seed and a strength. A 
 loader's own settings alone, as somebody would who asks what is wrong with them; its findings are kept, and what NVML
 would have shown of the same trial. Then its twins are trained: the same without the fault, which tells what the fault
 costs; and, where it is material, the same without other causes, the named one first, until it is settled what following
-the top finding would have won. One loop measures all twins by the same options.
+the top finding would have won. Where the probe's own trial of the settings was steady, it stands for the training with
+the fault; a server of forks trains the others, in the same loop but for less time.
 
 Seeds 0 to 9 set thresholds; 100 to 109 are scored, and after a change of the rules 110 to 119, and so on. A unit during
 which others kept more than 0.1 cores busy is void and is run again. It is saved after every unit, and goes on where it
@@ -14,7 +15,8 @@ stopped. With --anew, units of seeds 0 to 9 that were measured with other rules 
 stays. With --quick, one seed of a few faults: under ten minutes.
 
 Caveats: costs and gains are of single trials, good to a few per cent; what is marked "by construction" is supplied by
-replay itself. A training that two units of a fault and a seed share runs once. A block of ten seeds takes three hours.
+replay itself. A training that two units of a fault and a seed share runs once. A block of ten seeds takes over two
+hours.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from benchmarks.diagnosis_cures import cures, order
-from benchmarks.diagnosis_faults import BATCH, FAULTS, PAIRS, Recipe, Strength, base, drawing, make
+from benchmarks.diagnosis_faults import FAULTS, PAIRS, Strength, base, drawing, make
 from benchmarks.diagnosis_names import name_recipe
 from benchmarks.diagnosis_readings import (
     cost,
@@ -48,6 +50,7 @@ from benchmarks.diagnosis_readings import (
     read_utilisation,
     worth,
 )
+from benchmarks.diagnosis_recipe import BATCH, Recipe
 from benchmarks.diagnosis_scores import NO_ANSWER, askers, judge, settles
 from benchmarks.diagnosis_surroundings import find_obstacle, surrounded
 from benchmarks.diagnosis_tables import tabulate
@@ -75,6 +78,8 @@ UNIT_COST_S = 60.0
 """Seconds that a unit may take, for --limit; with spawn, or void at first, twice as many."""
 FOREIGN_MAX_CORES = 0.1
 """Above it a unit is void: on two cores it moves a rate by several per cent, which is what immaterial means."""
+STEADY_RATIO = 0.05
+"""Spread of a probe's trial up to which a shorter one would say the same: half of what makes a fault material."""
 TRIES = 3
 """Runs of a unit before it stays void until the next time."""
 PROBE_LIMIT_S = 180.0
@@ -83,8 +88,9 @@ TRIAL_LIMIT_S = 60.0
 TWIN = MeasureOptions(window_min_s=0.7, windows_min=2, measure_s=1.4)
 """Of the twins, two windows: their gains are compared at a tenth, which they tell apart. The warm-up is the product's
 own: with a shorter one, windows begin while spawned workers still start."""
-RULES = tuple(ROOT / "loadtune" / name for name in ("advice", "engine", "measure", "monitor"))
-"""What findings follow from: the rules, and what they are given to judge."""
+RULES = tuple(ROOT / "loadtune" / name for name in ("advice", "engine", "measure", "monitor", "records"))
+FAULT_FILES = tuple(ROOT / "benchmarks" / f"diagnosis_{name}.py" for name in ("cures", "faults", "recipe", "worlds"))
+"""What findings follow from: the rules, what they are given to judge, and the trainings."""
 
 
 class Unit(NamedTuple):
@@ -159,8 +165,8 @@ def find_missing(record: dict[str, Any], units: Sequence[Unit], digest: str, *, 
 
 
 def digest_rules() -> str:
-    """Return a digest of the code that measures and advises, so that rows say which rules they judge."""
-    files = sorted(path for folder in RULES for path in folder.rglob("*.py"))
+    """Return a digest of the code that measures and advises, and of the faults: rows say what they judge by it."""
+    files = [*FAULT_FILES, *sorted(path for folder in RULES for path in folder.rglob("*.py"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
@@ -223,7 +229,9 @@ class Bench:
             row["findings"] = [(NO_ANSWER, "warning")]
         row["utilisation"], row["seen"] = read_utilisation(trial), read_shares(trial)
         foreign = [] if recipe.neighbours or report is None else [foreign_cores(each) for each in report.trials]
-        self._compare(unit, recipe, healthy, trial, row, foreign)
+        if trial is not None and (recipe.shm_bytes is not None or (trial.spread_ratio or math.inf) < STEADY_RATIO):
+            self._keep(recipe, trial)
+        self._compare(unit, recipe, healthy, row, foreign)
         row["value"] = row["cost"]
         known = [each for each in foreign if each is not None]
         row["foreign_cores"] = round(max(known), 3) if known else None
@@ -236,23 +244,17 @@ class Bench:
         unit: Unit,
         recipe: Recipe,
         healthy: Recipe,
-        probed: TrialResult | None,
         row: Row,
         foreign: list[float | None],
     ) -> None:
         """Train the twins and note what the fault costs and what removing each cause gains."""
 
         def train(twin: Recipe) -> TrialResult | None:
-            if twin.shm_bytes is not None:
-                return probed if twin == recipe else None
             known = self._twins.get(twin)
-            if known is not None:
+            if known is not None or twin.shm_bytes is not None:  # which only a command of its own can have
                 return known
             trial = self._train(twin)
-            others = None if twin.neighbours else foreign_cores(trial)
-            foreign.append(others)
-            if (others or 0.0) <= FOREIGN_MAX_CORES:
-                self._twins[twin] = trial
+            foreign.append(self._keep(twin, trial))
             return trial
 
         ours = train(recipe)
@@ -266,6 +268,13 @@ class Bench:
             row["cost_alone"][kind] = cost((kind,), (alone, train(alone)), (healthy, best))
         if unit.strength == "material" and len(unit.kinds) == 1 and FAULTS[unit.kinds[0]].loss == "throughput":
             self._cure(unit, recipe, worth(recipe, ours), row, train)
+
+    def _keep(self, twin: Recipe, trial: TrialResult) -> float | None:
+        """Keep a trial for units that share it, unless others kept the machine busy; return the cores these used."""
+        others = None if twin.neighbours else foreign_cores(trial)
+        if (others or 0.0) <= FOREIGN_MAX_CORES:
+            self._twins[twin] = trial
+        return others
 
     def _cure(
         self, unit: Unit, recipe: Recipe, own: float | None, row: Row, train: Callable[[Recipe], TrialResult | None]

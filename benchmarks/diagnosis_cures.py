@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from benchmarks.diagnosis_faults import LENGTH, Recipe, cores
+from benchmarks.diagnosis_faults import cores
+from benchmarks.diagnosis_recipe import LENGTH, Recipe
 
 CURES: dict[str, Callable[[Recipe], Recipe]] = {
     "loader-bound": lambda r: replace(r, num_workers=max(4 * cores(), 4 * r.num_workers)),

@@ -16,14 +16,13 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
+from benchmarks.diagnosis_recipe import BATCH, LENGTH, SLOW_EVERY, Recipe
+
 Draw = Callable[[str, float, float], float]
 """Draws a quantity by its name, between two bounds, always the same for a seed."""
 Strength = Literal["material", "immaterial", "absent"]
 """material: meant to cost more than a tenth; immaterial: there, and meant to cost less; absent: the healthy control."""
 
-BATCH = 16
-LENGTH = 8192
-"""Samples of an epoch: it does not end within a measurement."""
 STORAGE_BYTES_PER_S = 9e8
 """What this machine's disk reads; elsewhere the strength differs, and the measured cost says so."""
 SHARED_BYTES_PER_S = 1.25e9
@@ -32,78 +31,6 @@ BOX_S = 6e-7
 """CPU of the main process to unpickle one box of four numbers, on this machine: the same applies."""
 SMALL_NUMBERS, SMALL_BYTES = 1 << 6, 1024
 """So little that neither torch nor MKL divides it, nor the stacking of a batch: one thread does it."""
-SLOW_EVERY = 50
-LONG_EVERY = 8
-"""One batch in so many takes long where batches are uneven."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """A training: its samples, its loader, its device and its surroundings. Seconds are of one sample where not said.
-
-    Attributes:
-        wait_s: Waiting, as for a read.
-        burn_s: Computing.
-        slow_s: Waiting of one sample in `SLOW_EVERY`.
-        uneven: How many times longer one batch in `LONG_EVERY` takes than on average; 1: all alike.
-        sample_bytes: Size of a sample.
-        boxes: Lists of four numbers beside it, as targets of a detector: the main process unpickles each.
-        held_objects: Python objects that every worker goes through, as a list of file names is.
-        read_bytes: Bytes read from files.
-        is_cold: They are dropped from the page cache before they are read.
-        sines: Passes of a vectorised operation, which several threads may share.
-        sine_numbers: Numbers that each goes over.
-        threads: Intra-op threads that each worker sets; None: torch's own, one.
-        is_pinned: worker_init_fn ties every worker to the same core.
-        length: Samples in an epoch.
-        is_iterable: An IterableDataset.
-        repeat_ratio: Share of it that every worker yields; 0: divided among workers.
-        is_spawned: Workers are started by spawn.
-        pickled_bytes: Size of what travels to each worker then.
-        device_s: Seconds a step at `BATCH`, in proportion to the batch.
-        host_s: CPU of the host a step, whatever the batch.
-        copy_s: Copy of a batch.
-        run_ahead: Steps queued; 0: each step waits for the device itself.
-        neighbours: Processes that spin beside it.
-        quota_cores: cgroup CPU quota.
-        shm_bytes: Size of /dev/shm.
-    """
-
-    wait_s: float = 0.0
-    burn_s: float = 0.0002
-    slow_s: float = 0.0
-    uneven: float = 1.0
-    sample_bytes: int = 4096
-    boxes: int = 0
-    held_objects: int = 0
-    read_bytes: int = 0
-    is_cold: bool = False
-    sines: int = 0
-    sine_numbers: int = 1 << 18
-    threads: int | None = None
-    is_pinned: bool = False
-    length: int = LENGTH
-    is_iterable: bool = False
-    repeat_ratio: float = 0.0
-    is_spawned: bool = False
-    pickled_bytes: int = 0
-    batch_size: int = BATCH
-    num_workers: int = 2
-    prefetch_factor: int | None = None
-    is_persistent: bool = False
-    device_s: float = 0.04
-    host_s: float = 0.002
-    copy_s: float = 0.0
-    run_ahead: int = 2
-    neighbours: int = 0
-    quota_cores: float | None = None
-    shm_bytes: int | None = None
-
-    @property
-    def useful_ratio(self) -> float:
-        """Share of the samples that are not another worker's again."""
-        return 1.0 / (1.0 + self.repeat_ratio * (max(1, self.num_workers) - 1))
-
 
 Change = Callable[[Recipe, Draw, Strength], Recipe]
 
@@ -167,7 +94,8 @@ def _slow(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
 
 
 def _large(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
-    return replace(recipe, sample_bytes=int(pressure(draw, strength) * recipe.device_s * SHARED_BYTES_PER_S / BATCH))
+    times = pressure(draw, strength) * (1.3 if strength == "material" else 1.0)  # it scatters by a third
+    return replace(recipe, sample_bytes=int(times * recipe.device_s * SHARED_BYTES_PER_S / BATCH))
 
 
 def _many(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
@@ -214,8 +142,8 @@ def _read(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
 
 
 def _shorten(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
-    # As many batches from each worker, or drop_last would leave some out.
-    batches = int(draw("batches", 1, 3.9) if strength == "material" else draw("batches", 50, 100)) * recipe.num_workers
+    # As many batches from each worker, or drop_last would leave some out. An iterable's end hides behind queued steps.
+    batches = int(draw("batches", 1, 2.9) if strength == "material" else draw("batches", 50, 100)) * recipe.num_workers
     return replace(recipe, length=batches * BATCH, is_iterable=draw("iterable", 1, 4) > 2)
 
 
@@ -305,7 +233,11 @@ FAULTS: dict[str, Fault] = {
     "launch": Fault(right=("launch-bound",), inject=_launch, by_construction=True),
     "device": Fault(right=("device-bound",), inject=_bind_device, by_construction=True, strengths=("material",)),
     "cold_cache": Fault(right=("storage-bound",), inject=_read),
-    "tiny_epoch": Fault(right=("epoch-boundary",), inject=_shorten),
+    "tiny_epoch": Fault(
+        right=("epoch-boundary",),
+        inject=_shorten,
+        settle=lambda r, d, s: r if r.sines else replace(r, device_s=0.4 * r.device_s),  # computing needs the time
+    ),
     "spawn_heavy": Fault(right=("slow-start", "epoch-boundary"), inject=_spawn, budget_s=60.0),
     "quota": Fault(right=("cpu-quota",), inject=_quota, settle=_computing(0.5, 0.6), budget_s=40.0),
     "small_shm": Fault(
@@ -320,7 +252,7 @@ FAULTS: dict[str, Fault] = {
     "repeated": Fault(right=("repeated-samples",), inject=_repeat, settle=lambda r, d, s: replace(r, is_iterable=True)),
     "bursts": Fault(right=("loader-bound", "jittery-gpu"), inject=_burst),
     "steady_stall": Fault(right=("loader-bound",), inject=_stall),
-    "neighbour": Fault(right=("foreign-load",), inject=_neighbour, settle=_computing(0.65, 0.75)),
+    "neighbour": Fault(right=("foreign-load",), inject=_neighbour, settle=_computing(0.8, 0.85)),
     "copy": Fault(right=("copy-bound",), inject=_copy, by_construction=True),
     "uneven": Fault(right=("shallow-prefetch",), inject=_make_uneven),
 }

@@ -8,7 +8,8 @@ import json
 from dataclasses import asdict
 from typing import cast
 
-from benchmarks.diagnosis_faults import Recipe, Strength, make
+from benchmarks.diagnosis_faults import Strength, make
+from benchmarks.diagnosis_recipe import Recipe
 
 
 def name_recipe(recipe: Recipe) -> str:

@@ -3,7 +3,8 @@
 import math
 import os
 
-from benchmarks.diagnosis_faults import BATCH, FAULTS, Recipe
+from benchmarks.diagnosis_faults import FAULTS
+from benchmarks.diagnosis_recipe import BATCH, Recipe
 from loadtune.records.measurement import TrialResult
 from loadtune.records.profile import ProfilePoint, ReplayProfile
 from loadtune.records.report import Report
@@ -81,8 +82,8 @@ def read_shares(trial: TrialResult | None) -> dict[str, float | None]:
 
 
 def foreign_cores(trial: TrialResult | None) -> float | None:
-    """Return the cores that neither the trial nor its watching used; None: not read."""
-    if trial is None or trial.trace is None or trial.trace.mean_foreign_cores is None:
+    """Return the cores that neither the trial nor its watching used; None: not read, or the trial failed."""
+    if trial is None or trial.rate_per_s is None or trial.trace is None or trial.trace.mean_foreign_cores is None:
         return None
     return max(0.0, trial.trace.mean_foreign_cores - (trial.trace.sampler_cores or 0.0))
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.diagnosis_faults import Recipe
+from benchmarks.diagnosis_recipe import Recipe
 
 GROUPS = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
 """Where the cpu controller of cgroup v1, and everything of v2, is mounted as a rule."""

@@ -1,4 +1,4 @@
-"""What does a `Recipe` of `diagnosis_faults` train on? A real DataLoader with real costs, made of torch alone.
+"""What does a `Recipe` of `diagnosis_recipe` train on? A real DataLoader with real costs, made of torch alone.
 
 Trial processes import this module by name, so it imports nothing of the project but the recipes. Its attributes are
 factories, named as `diagnosis_names` says, so that anybody can probe them: `pinned__material__103`.
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from benchmarks.diagnosis_faults import BATCH, LONG_EVERY, SLOW_EVERY, Recipe
 from benchmarks.diagnosis_names import parse_name
+from benchmarks.diagnosis_recipe import BATCH, LONG_EVERY, SLOW_EVERY, Recipe
 
 FILE = Path(tempfile.gettempdir()) / "loadtune-diagnosis.bin"
 """Random bytes that cold reads go through. On a file system in memory nothing is ever cold: `diagnosis` looks."""

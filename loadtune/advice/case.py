@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtune.advice.thresholds import DELAYED
+from loadtune.advice.thresholds import BLOCKED, DELAYED
 from loadtune.records.measurement import TrialResult, WorkerSetup, WorkerTimes
 from loadtune.records.resources import GpuInfo, HostLimits, ResourceTrace
 from loadtune.records.settings import DeviceKind, Optimizer
@@ -56,6 +56,22 @@ def used_cores(trial: TrialResult) -> float | None:
     if trace.mean_worker_cores is None:
         return None if trial.settings.num_workers else trace.mean_main_cores
     return trace.mean_worker_cores + trace.mean_main_cores
+
+
+def wanted_cores(case: Case, trial: TrialResult) -> float | None:
+    """Return the used cores and those that workers waited for besides; None where the used ones were not read.
+
+    The kernel's load average in the same sense: what runs and what could. Workers that fight for cores by turns leave
+    some idle on average, which one more of them could not use. Workers that may not use all cores wait for others, and
+    those that mostly wait for something else leave room: their waiting for a core does not count.
+    """
+    used, times, setup = used_cores(trial), worker_times(trial), worker_setup(trial)
+    if used is None or times is None or times.delayed_s_per_sample is None:
+        return used
+    is_held = setup is not None and setup.cpus is not None and setup.cpus < case.limits.usable_cores
+    if is_held or (blocked_ratio(trial) or 0.0) >= BLOCKED.value:
+        return used
+    return used + times.delayed_s_per_sample * (trial.rate_per_s or 0.0)
 
 
 def main_work_s(trials: Sequence[TrialResult]) -> float:

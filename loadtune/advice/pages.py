@@ -76,10 +76,12 @@ PAGES = (
     ),
     Page(
         "cpu-saturated",
-        "The device waits and all usable cores are in use: more workers would share the same cores. The transform that "
-        "takes longest is named where it was timed in the worker.",
-        "CPU time of workers and main process by /proc; transforms of a Compose timed one by one in the worker.",
-        (limits.STALL, limits.SATURATED),
+        "The device waits and all usable cores are in use, or waited for by workers that fight for them by turns: more "
+        "workers would share the same cores. The transform that takes longest is named where it was timed in the "
+        "worker.",
+        "CPU time of workers and main process by /proc, what workers waited for a core by schedstat; transforms of a "
+        "Compose timed one by one in the worker.",
+        (limits.STALL, limits.SATURATED, limits.BLOCKED),
         f"{UNIT} {LIVE}.",
         "Transforms are named only where they stand in a list (torchvision's Compose) or are loadtune's own.",
     ),
@@ -149,7 +151,7 @@ PAGES = (
         "epoch-boundary",
         "The end of an epoch takes a share of it: workers are started anew and the queue fills again.",
         "First batch after starting the loader beyond a usual batch, by an epoch of the data set's own length, or of "
-        "the length that it was seen to have.",
+        "the length that it was seen to have; then no more than the device waited.",
         (limits.BOUNDARY,),
         UNIT,
         "Not collected with persistent workers, whose refill is not measured, or where no length is known.",

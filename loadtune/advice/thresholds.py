@@ -47,7 +47,7 @@ IDLE_P5 = Threshold(
 SATURATED = Threshold(
     "used_cores",
     0.9,
-    "SageMaker Debugger CPUBottleneck: CPU > 90 %; here of the usable cores",
+    "SageMaker Debugger CPUBottleneck: CPU > 90 %; here of the usable cores, those that workers wait for included",
     "lower refuses workers that would help, higher misses saturation, since some core always idles",
     "of the cores",
 )

@@ -7,7 +7,7 @@ takes the place of what is gone, so the truth lies at or below the bound.
 from dataclasses import dataclass
 
 from loadtune.advice.case import Case, capacity_per_s, data_wait_s, step_times, used_cores, worker_times
-from loadtune.advice.rules.speaking import is_saturated, stalled
+from loadtune.advice.rules.speaking import has_idle_cores, stalled
 from loadtune.advice.worth import device_rate_per_s, samples_per_batch
 from loadtune.records.measurement import TrialResult, WorkerTimes
 from loadtune.records.report import WhatIf
@@ -96,7 +96,7 @@ def _more_cores(case: Case, limits: _Limits) -> WhatIf:
     name, cores = f"{more} more cores", used_cores(case.chosen)
     if cores is None or limits.loader is None:
         return WhatIf(change=name, reason="the cores in use, or the loader's own rate, were not measured")
-    if is_saturated(case, cores):
+    if not has_idle_cores(case, case.chosen):
         grown = limits.loader * (case.limits.usable_cores + more) / case.limits.usable_cores
         return limits.bound(name, grown, reason="with as many more workers")
     times = worker_times(case.chosen)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from benchmarks.diagnosis import OTHER_SEEDS, PAIR_SEEDS, QUICK, SEEDS, Unit, choose_units, find_missing
 from benchmarks.diagnosis_cures import BLAMING, CURES, cures, order
-from benchmarks.diagnosis_faults import BATCH, FAULTS, PAIRS, Recipe, base, make
+from benchmarks.diagnosis_faults import FAULTS, PAIRS, base, make
 from benchmarks.diagnosis_names import name_recipe, parse_name
 from benchmarks.diagnosis_readings import (
     cost,
@@ -19,6 +19,7 @@ from benchmarks.diagnosis_readings import (
     read_shares,
     worth,
 )
+from benchmarks.diagnosis_recipe import BATCH, Recipe
 from benchmarks.diagnosis_scores import (
     LARGER,
     LEAVE,

@@ -614,6 +614,54 @@ def test_cores_that_others_use_are_not_idle():
     assert "2.8 more by others" in found[1].detail
 
 
+@pytest.mark.parametrize(("delayed_s", "named"), [(0.0029, "loader-bound"), (0.0031, "cpu-saturated")])
+def test_cores_that_workers_wait_for_by_turns_are_not_idle(delayed_s, named):
+    """3.3 of 4 are used on average, and workers wait for 0.3 more: nine tenths of all."""
+    trace = {"mean_worker_cores": 3.1, "mean_main_cores": 0.2}
+    found = findings(run(stall=0.5, trace=trace, worker=times(delayed_s_per_sample=delayed_s)))
+    assert found[0].rule == named
+    assert {each.rule for each in found} & {"loader-bound", "cpu-saturated"} == {named}
+    assert ("workers waited for 0.3 more" in found[0].detail) == (named == "cpu-saturated")
+
+
+@pytest.mark.parametrize(
+    ("worker", "own"),
+    [
+        (times(busy_s_per_sample=0.05, delayed_s_per_sample=0.03), setup(cpus=1)),
+        (times(busy_s_per_sample=0.05, delayed_s_per_sample=0.01, blocked_s_per_sample=0.03), SETUP),
+    ],
+)
+def test_waiting_for_a_core_says_nothing_of_idle_ones_where_workers_cannot_or_need_not_use_them(worker, own):
+    """Held to one CPU they wait for that one; where they mostly read, more of them hide the reads."""
+    found = rules(run(stall=0.5, trace={"mean_worker_cores": 3.0, "mean_main_cores": 0.2}, worker=worker, own=own))
+    assert "cpu-saturated" not in found
+    assert ("loader-bound" in found) == (own is SETUP)
+
+
+def test_a_neighbour_that_leaves_cores_is_what_workers_wait_for():
+    """1.2 used, 1.2 taken, and workers wait for 2.6 by turns: samples are not to be made cheaper for that."""
+    waited = times(busy_s_per_sample=0.03, delayed_s_per_sample=0.026)
+    found = findings(run(stall=0.5, trace=IDLE | {"mean_foreign_cores": 1.2}, worker=waited))
+    assert [each.rule for each in found][:2] == ["foreign-load", "cpu-saturated"]
+
+
+def test_ends_of_epochs_that_stalled_the_device_leave_nothing_undecided():
+    """Workers that are fast enough, a queue that is not to blame: what is left is the end that was seen."""
+    quick = times(busy_s_per_sample=0.001)
+    ended = run(stall=0.4, worker=quick, epoch_boundary_s=0.4, epoch_samples=100)
+    assert [each.rule for each in findings(ended) if each.severity != "info"] == ["epoch-boundary"]
+    barely = rules(run(stall=0.4, worker=quick, epoch_boundary_s=0.1, epoch_samples=100))
+    assert {"epoch-boundary", "undecided"} <= barely.keys()
+    unseen = rules(run(stall=0.4, worker=quick, epoch_boundary_s=1e5))
+    assert {"epoch-boundary", "undecided"} <= unseen.keys()
+
+
+def test_copies_count_where_the_loader_is_fast_enough():
+    """The device waits now and then, and a fifth of a step is still a copy."""
+    assert "copy-bound" in rules(run(stall=0.2, copy=0.2, worker=times(busy_s_per_sample=0.001)))
+    assert "copy-bound" not in rules(run(stall=0.2, copy=0.2))
+
+
 def test_blocked_workers_need_no_idle_cores():
     """A neighbour has them all, and still reading is what the workers wait for."""
     blocked = times(cpu_s_per_sample=0.001, blocked_s_per_sample=0.018)

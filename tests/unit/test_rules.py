@@ -135,10 +135,16 @@ def test_epoch_boundary_counts_for_the_real_epoch():
     assert "epoch-boundary" not in rules(trial(boundary_s=1.0), sample_count=100_000)
 
 
-@pytest.mark.parametrize(("boundary_s", "share"), [(0.3, 0.15), (0.09, None), (9.0, 1.0)])
-def test_an_epoch_that_the_data_set_ends_by_itself_is_counted_as_it_came(boundary_s, share):
-    """Nobody knows its length beforehand: 200 samples at 100/s, its ends included, are 2 s."""
-    seen = trial(boundary_s=boundary_s)
+@pytest.mark.parametrize(
+    ("boundary_s", "stall", "share"),
+    [(0.3, 0.3, 0.15), (0.09, 0.3, None), (9.0, 0.3, 0.3), (0.3, 0.1, 0.1), (0.3, 0.04, None), (9.0, None, 1.0)],
+)
+def test_an_epoch_that_the_data_set_ends_by_itself_is_counted_as_it_came(boundary_s, stall, share):
+    """Nobody knows its length beforehand: 200 samples at 100/s, its ends included, are 2 s.
+
+    What of its end queued steps hid, the device did not wait for.
+    """
+    seen = trial(boundary_s=boundary_s, stall=stall)
     seen = msgspec.structs.replace(seen, measurement=msgspec.structs.replace(seen.measurement, epoch_samples=200))
     for count in (None, 10**6):  # what was seen comes before what was said
         found = rules(seen, sample_count=count).get("epoch-boundary")

@@ -36,7 +36,7 @@ from loadtune.advice.rules.loader import (
 )
 from loadtune.advice.rules.memory import memory_growth, pin_pressure, swap, swapped_ratio
 from loadtune.advice.rules.speaking import covers, stalled
-from loadtune.advice.rules.starting import epoch_boundary, slow_start
+from loadtune.advice.rules.starting import epoch_boundary, slow_start, stalling_boundary_ratio
 from loadtune.advice.rules.storage import storage_bound
 from loadtune.advice.rules.undecided import (
     undecided_cores,
@@ -78,7 +78,7 @@ EXPLAINED_BY: dict[str, frozenset[str]] = {
     "foreign-load": frozenset({"pinned-workers", "thread-oversubscription"}),
     "undecided": frozenset(
         {"pinned-workers", "cpu-quota", "thread-oversubscription", "slow-samples", "swap", "synchronising-step"}
-        | {"shallow-prefetch"}
+        | {"shallow-prefetch", "epoch-boundary"}
     ),
 }
 """What a rule sees may be the trace that a more specific cause leaves; then it ranks behind that cause."""
@@ -88,6 +88,7 @@ BOUNDS: dict[str, Callable[[Case], float | None]] = {
     "cpu-quota": lambda case: throttled_periods_ratio(case.chosen.trace),
     "swap": lambda case: swapped_ratio(case.chosen),
     "synchronising-step": unqueued_ratio,
+    "epoch-boundary": stalling_boundary_ratio,
 }
 """Causes of which it is known what share of the time they can have taken at most. One that cannot be most of a stall
 explains nothing away: its worth is bounded by that share, and so it ranks behind what else was found."""

@@ -9,6 +9,7 @@ from loadtune.advice.case import (
     taken_cores,
     throttled_periods_ratio,
     used_cores,
+    wanted_cores,
     with_workers,
     worker_setup,
     worker_times,
@@ -41,13 +42,16 @@ def cpu_saturated(case: Case) -> Finding | None:
     stall, cores, blocked = stalled(trial), used_cores(trial), blocked_ratio(trial)
     if stall is None or cores is None or has_idle_cores(case, trial):
         return None
-    is_own = is_saturated(case, cores)
-    if not is_own and (blocked or 0.0) >= BLOCKED.value:  # they wait for something else than for their neighbour
-        return None
     taken, worth = taken_cores(case, trial), worth_of_feeding(case, trial)
-    shared = ""
-    if not is_own:  # a neighbour has the rest: what its end would win is not won here
-        shared = f", {taken:.1f} more by others"
+    wanted = wanted_cores(case, trial) or cores
+    is_own = is_saturated(case, cores)
+    is_shared = not is_own and (is_saturated(case, cores + taken) or taken >= FOREIGN.value * case.limits.usable_cores)
+    if not is_own and (blocked or 0.0) >= BLOCKED.value:  # they wait for something else than for a core
+        return None
+    more = "" if is_own else f", and workers waited for {wanted - cores:.1f} more"
+    shown = cores if is_own or is_saturated(case, cores + taken) else wanted
+    if is_shared:  # a neighbour has the rest: what its end would win is not won here
+        more = f", {taken:.1f} more by others"
         worth = None if worth is None else max(0.0, worth - (_worth_of_neighbour(case, trial, taken) or 0.0))
     dearest, evidence = _dearest(trial)
     return Finding(
@@ -55,9 +59,9 @@ def cpu_saturated(case: Case) -> Finding | None:
         severity=stall_severity(stall),
         title="The CPU is the limit: more workers will not help",
         detail=f"The device waited {stall:.1%} of the time, "
-        f"and {cores:.1f} of {case.limits.usable_cores:g} cores were used{shared}.{dearest}",
+        f"and {cores:.1f} of {case.limits.usable_cores:g} cores were used{more}.{dearest}",
         action="Make a sample cheaper: smaller stored images, decode at reduced size, augment on the GPU.",
-        evidence=(STALL.evidence(stall), cores_evidence(case, cores), *evidence),
+        evidence=(STALL.evidence(stall), cores_evidence(case, shown), *evidence),
         confidence="high" if worker_times(case.chosen) is not None else "medium",
         confirm="The rate stays the same with one worker more, and rises with a cheaper transform.",
         worth_per_s=worth,
@@ -216,7 +220,7 @@ def _worth_of_neighbour(case: Case, trial: TrialResult, taken: float) -> float |
     own = used_cores(trial)
     if trial is not case.chosen or own is None or not own:
         return None
-    if not is_saturated(case, own + taken):
+    if has_idle_cores(case, trial):
         return 0.0
     if case.device == "cpu":
         return worth_of_share(trial, taken / (own + taken))

@@ -11,6 +11,7 @@ from loadtune.advice.case import (
     spare_ratio,
     taking_cpu_s,
     used_cores,
+    wanted_cores,
     with_workers,
     worker_setup,
     worker_times,
@@ -66,7 +67,7 @@ def loader_bound(case: Case) -> Finding | None:
         + (" Larger reads, or a local copy of the data, end such waiting." if waits else ""),
         evidence=(
             STALL.evidence(stall),
-            cores_evidence(case, cores),
+            cores_evidence(case, wanted_cores(case, trial) or cores),
             *(() if blocked is None else (BLOCKED.evidence(blocked),)),
         ),
         confidence="medium" if blocked is None or waits else "high",

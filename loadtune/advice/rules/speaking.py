@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from loadtune.advice.case import Case, stall_ratio, taken_cores, used_cores
+from loadtune.advice.case import Case, stall_ratio, taken_cores, used_cores, wanted_cores
 from loadtune.advice.thresholds import SATURATED, SEVERE_STALL, STALL
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Evidence
@@ -46,6 +46,8 @@ def plain(name: str, value: float, unit: str = "") -> Evidence:
 
 
 def has_idle_cores(case: Case, trial: TrialResult) -> bool:
-    """Say whether cores were seen to be idle, used neither by the trial nor by others; False where not read."""
-    cores = used_cores(trial)
-    return cores is not None and not is_saturated(case, cores + taken_cores(case, trial))
+    """Say whether cores were seen to be idle: not used by others, nor used here or waited for by workers."""
+    used, wanted = used_cores(trial), wanted_cores(case, trial)
+    if used is None or wanted is None:
+        return False
+    return not is_saturated(case, max(wanted, used + taken_cores(case, trial)))

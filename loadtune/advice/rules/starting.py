@@ -1,20 +1,36 @@
 """What do starts cost? An epoch's boundary, and workers that take seconds to begin."""
 
-from loadtune.advice.case import Case, describe, epoch_time_s, with_workers, worker_setup
+from loadtune.advice.case import Case, describe, epoch_time_s, stall_ratio, with_workers, worker_setup
 from loadtune.advice.rules.speaking import plain
 from loadtune.advice.thresholds import BOUNDARY, START
 from loadtune.records.report import Finding
 
 
+def boundary_ratio(case: Case) -> float | None:
+    """Return the share of a real epoch that its end takes; None where it was not measured."""
+    measurement, whole_s = case.chosen.measurement, epoch_time_s(case, case.chosen)
+    if measurement is None or measurement.epoch_boundary_s is None or not whole_s:
+        return None
+    share = min(1.0, measurement.epoch_boundary_s / whole_s)
+    stall = stall_ratio(case.chosen)
+    if not measurement.epoch_samples or stall is None:
+        return share
+    return min(share, stall)  # it ends within the windows: queued steps hid what the device did not wait for
+
+
+def stalling_boundary_ratio(case: Case) -> float | None:
+    """Return the share of the time that ends of epochs can have stalled the device: none where the trial saw no end."""
+    seen = case.chosen.measurement is not None and case.chosen.measurement.epoch_samples
+    return boundary_ratio(case) if seen else 0.0
+
+
 def epoch_boundary(case: Case) -> Finding | None:
     """Starting the workers anew each epoch takes a share of a real epoch."""
     measurement, rate, whole_s = case.chosen.measurement, case.chosen.rate_per_s, epoch_time_s(case, case.chosen)
-    if measurement is None or measurement.epoch_boundary_s is None or not rate or whole_s is None:
+    share = boundary_ratio(case)
+    if measurement is None or not rate or whole_s is None or share is None or share < BOUNDARY.value:
         return None
-    boundary_s = min(measurement.epoch_boundary_s, whole_s)
-    share, samples = boundary_s / whole_s, measurement.epoch_samples or case.sample_count
-    if share < BOUNDARY.value:
-        return None
+    boundary_s, samples = share * whole_s, measurement.epoch_samples or case.sample_count
     can_persist = case.chosen.settings.num_workers > 0 and not case.chosen.settings.persistent_workers
     baseline_s = None if case.baseline is None else epoch_time_s(case, case.baseline)
     is_slower = baseline_s is not None and baseline_s < whole_s
