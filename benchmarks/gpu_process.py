@@ -124,7 +124,7 @@ class KeptProcess:
         end_group(process.pid)
         process.wait()
         wait_for_end(process.pid, END_LIMIT_S)
-        sweep_shared_memory(self._began_s)
+        sweep_shared_memory(process.pid, self._began_s)
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):

@@ -10,6 +10,7 @@ from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Finding, Report
 from loadtune.records.settings import Settings
 from loadtune.render.html import render_html
+from loadtune.render.pasting import compose_kwargs
 from loadtune.render.terminal import answer_lines
 from loadtune.render.words import measured_threads
 
@@ -30,6 +31,8 @@ class Advice:
     """What is given without a report."""
     failure: str | None = None
     """Why there is no report."""
+    fixed_axes: tuple[str, ...] = ()
+    """What the loader decides itself, where there is no report."""
     val: "Advice | None" = None
     """The same for the validation's loader, where one was handed over."""
 
@@ -37,9 +40,13 @@ class Advice:
     def dataloader_kwargs(self) -> dict[str, Any]:
         """Keyword arguments for `torch.utils.data.DataLoader`, valid as they stand, at 0 workers too.
 
-        Without a recommendation they are the baseline's.
+        Where nothing is shown to be faster they are the candidate's, the best that was measured; without a
+        recommendation they are the baseline's. `batch_size` is left out beside a batch_sampler of your own,
+        and None where your loader yields ready batches.
         """
-        return self._settings.dataloader_kwargs()
+        return compose_kwargs(
+            self.fixed_axes if self.report is None else self.report.dataset.fixed_axes, self._settings
+        )
 
     @property
     def batch_size(self) -> int:
@@ -81,7 +88,7 @@ class Advice:
         return pd.DataFrame([_row(trial) for trial in self.report.trials] if self.report is not None else [])
 
     def __str__(self) -> str:
-        lines = [f"not measured: {self.failure}", f"use {self._settings.dataloader_kwargs()}"]
+        lines = [f"not measured: {self.failure}", f"use {self.dataloader_kwargs}"]
         if self.report is not None:
             lines = answer_lines(self.report)
         return "\n".join(lines if self.val is None else [*lines, "", "validation", str(self.val)])

@@ -1,6 +1,7 @@
 """How is a choice confirmed? Against variants of itself where the evidence asks for it, then against the baseline."""
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -8,20 +9,20 @@ import msgspec
 from loadtune.advice.budget import DUEL_MAX_S, DUEL_WANTED_S, DuelPlan, divide_budget
 from loadtune.advice.case import Case
 from loadtune.advice.epochs import Gain, gain_over_epoch
-from loadtune.advice.feasibility import shm_size_bytes
+from loadtune.advice.feasibility import Obstacle, shm_size_bytes
 from loadtune.advice.search import Leg
-from loadtune.advice.selection import interval_of
+from loadtune.advice.selection import interval_of, why_it_fails
 from loadtune.advice.slicing import fit_duel
 from loadtune.advice.terms import Choice
 from loadtune.advice.variants import Variant, find_variants
 from loadtune.concluding import is_over_rates, representative
 from loadtune.engine.abba import NO_ROOM, fits_together, hold_abba
-from loadtune.engine.duel import DuelInterruptedError, hold_duel
+from loadtune.engine.duel import STRIDE_SAMPLES, DuelInterruptedError, hold_duel
 from loadtune.engine.duel import Report as Told
 from loadtune.engine.here import STAYS_HERE
 from loadtune.engine.sides import FreezeForbiddenError
 from loadtune.preparing import Probe
-from loadtune.records.measurement import Duel, TrialResult
+from loadtune.records.measurement import Cause, Duel, TrialResult
 from loadtune.records.report import Verdict
 from loadtune.records.settings import Settings, TrialSpec
 from loadtune.render.words import format_settings
@@ -38,6 +39,9 @@ HOLD_UP_RATIO = 0.97
 """A variant whose single trial is below this share of the choice's is not worth a duel: the tie rule's own share."""
 
 
+Obstructed = Callable[[Settings], Obstacle | None]
+
+
 class Won(NamedTuple):
     """Why a variant takes the choice's place."""
 
@@ -46,10 +50,12 @@ class Won(NamedTuple):
     """Over a whole epoch, where that is what it won."""
 
 
-def confirm(run: Probe, choice: Choice) -> str:
+def confirm(run: Probe, choice: Choice, find_obstacle: Obstructed) -> str:
     """Hold the duels of a choice; return why there is none against the baseline, or nothing."""
-    run.choice = refine(run, choice)
+    run.choice = refine(run, choice, find_obstacle)
     baseline = run.plan.baseline
+    if (failure := why_it_fails(run.trials, baseline)) is not None:
+        return f"yours does not run here: {failure}"
     already = any(is_over_rates(duel, baseline, run.choice.settings) for duel in run.duels)
     return (
         ""
@@ -58,8 +64,14 @@ def confirm(run: Probe, choice: Choice) -> str:
     )
 
 
-def refine(run: Probe, choice: Choice) -> Choice:
-    """Return the choice, or a variant of it that won a duel against it."""
+def refine(run: Probe, choice: Choice, find_obstacle: Obstructed) -> Choice:
+    """Return the choice, or a variant of it that won a duel against it.
+
+    Args:
+        run: The probe.
+        choice: What the screening chose.
+        find_obstacle: Says what forbids a setting.
+    """
     chosen = representative(run.trials, choice.settings)
     if chosen is None or run.options.search != "guided":
         return choice
@@ -76,6 +88,11 @@ def refine(run: Probe, choice: Choice) -> Choice:
             return choice
         if variant.epoch_batches is not None and (reason := _no_room_for_epochs(run, choice, variant, duels)):
             run.notes = (*run.notes, f"Not tried: {_name(variant)} ({variant.why}): {reason}.")
+            continue
+        obstacle = find_obstacle(variant.settings)
+        is_as_many = variant.settings.num_workers == choice.settings.num_workers
+        if obstacle is not None and not (is_as_many and obstacle.cause is Cause.CORES):  # as many run already
+            run.notes = (*run.notes, f"Not tried: {_name(variant)} ({variant.why}): {obstacle.arithmetic}.")
             continue
         tried += 1
         won = _try(run, choice, variant, duels)
@@ -100,13 +117,14 @@ def _try(run: Probe, choice: Choice, variant: Variant, duels: int) -> Won | None
     leg = Leg(settings=variant.settings, role="variant")
     spec = run.plan.spec(leg, run.cache, run.first_sample(), run.options.seed)
     run.progress.phase(f"trying {_name(variant)}")
-    trial = run.runner.run(spec, leg, len(run.trials) + 1, time.monotonic() + spec.measure.cap_s)
+    trial = run.runner.run(spec, leg, len(run.trials) + 1, run.deadline_s(spec))
     run.trials.append(trial)
-    run.samples_used += 0 if trial.measurement is None else trial.measurement.samples_seen
+    run.count_samples(trial)
     # Kept workers are as fast between the ends of epochs: there, noise alone would decide.
     least_ratio = HOLD_UP_RATIO if variant.epoch_batches is None else 0.0
     if trial.rate_per_s is None or trial.rate_per_s < least_ratio * choice.rate_per_s:
-        run.notes = (*run.notes, f"{_name(variant)} was tried, since {variant.why}: its trial was no faster.")
+        told = "its trial was no faster" if trial.failure is None else f"its trial failed ({trial.failure.message})"
+        run.notes = (*run.notes, f"{_name(variant)} was tried, since {variant.why}: {told}.")
         return None
     if variant.epoch_batches is not None:
         return _try_over_epochs(run, choice, variant, _epochs_duel_s(run, duels))
@@ -239,6 +257,8 @@ def _hold_duel(
     except DuelInterruptedError as stop:
         run.duels.append(stop.duel)
         raise
+    finally:
+        run.samples_used += 2 * plan.restarts * STRIDE_SAMPLES  # each start of each side reads from elsewhere
     return ""
 
 

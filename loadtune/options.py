@@ -44,6 +44,8 @@ DEFAULT_BATCH_SIZES: dict[DeviceKind, int] = {"cuda": 16, "replay": 16, "cpu": 2
 """DeepLab's own batch of 16; on a CPU the smallest that BatchNorm takes, since a step there takes seconds."""
 SETTINGS_BESIDE = ("prefetch_factor", "pin_memory", "persistent_workers", "in_order", "main_threads")
 """Names that --baseline takes beside num_workers and batch_size."""
+WORKERS_OWN = ("prefetch_factor", "persistent_workers")
+"""Of these, what a loader without workers is refused with."""
 DEFAULT_CROP_PX = 513
 """DeepLab's crop."""
 CPU_CROP_PX = 129
@@ -242,28 +244,35 @@ def parse_batches(options: ProbeOptions) -> tuple[int, ...] | None:
     return None if options.batch_size is None else parse_axis(options.batch_size, "--batch-size", minimum=1)
 
 
-def parse_settings(text: str, batch_size: int) -> Settings:
+def parse_settings(text: str, batch_size: int, base: Settings | None = None) -> Settings:
     """Parse `num_workers=2,batch_size=16,pin_memory=true`; a batch size that is not named is `batch_size`.
+
+    Args:
+        text: The settings.
+        batch_size: Of the run.
+        base: What else is set where the text does not name it; None: torch's defaults.
 
     Raises:
         UsageError: An unknown name, a wrong value, or a combination that DataLoader refuses.
     """
     hint = f"write it as num_workers=2,batch_size=16; also {', '.join(SETTINGS_BESIDE)}"
-    values: dict[str, Any] = {"batch_size": batch_size}
+    named: dict[str, Any] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = (part.strip() for part in item.partition("="))
         if name not in {"num_workers", "batch_size", *SETTINGS_BESIDE}:
             raise UsageError(f"--baseline: {item!r} is no setting", hint)
         if value.lower() in {"true", "false"}:
-            values[name] = value.lower() == "true"
+            named[name] = value.lower() == "true"
         elif re.fullmatch(r"\d{1,6}", value):
-            values[name] = int(value)
+            named[name] = int(value)
         else:
             raise UsageError(f"--baseline: {value!r} is no value for {name}", hint)
-    if "num_workers" not in values:
+    if "num_workers" not in named:
         raise UsageError("--baseline names no num_workers", hint)
+    kept = [name for name in SETTINGS_BESIDE if named["num_workers"] or name not in WORKERS_OWN]
+    beside = {} if base is None else {name: getattr(base, name) for name in kept}
     try:
-        return msgspec.convert(values, Settings)
+        return msgspec.convert({"batch_size": batch_size, **beside, **named}, Settings)
     except (ValueError, msgspec.ValidationError) as error:
         raise UsageError(f"--baseline {text}: {error}", hint) from error
 

@@ -247,7 +247,8 @@ def _choose_baseline(
     handed = inspected.loader_settings
     own = inspected.fixed_batch_size or (batch_sizes[0] if batch_sizes else handed.batch_size if handed else default)
     if options.baseline is not None:
-        baseline, origin = parse_settings(options.baseline, own), "--baseline"
+        baseline, origin = parse_settings(options.baseline, own, handed), "--baseline"
+        origin += "" if handed is None else ", the rest as in the DataLoader that was handed over"
         own = baseline.batch_size
     elif handed is not None:
         baseline = msgspec.structs.replace(handed, batch_size=own)
@@ -272,7 +273,9 @@ def _settle_workload(
 ) -> WorkloadSpec:
     crop_px = options.crop_on(device.kind)
     has_bf16 = inspected.cuda is not None and inspected.cuda.has_bf16
-    default_precision: Precision = "bf16" if device.kind == "cuda" and has_bf16 else "fp32"
+    # A network that was handed over may be trained in fp32, and some losses cannot be had under autocast.
+    is_ours = not options.objects.keys() & {"model", "loss"}
+    default_precision: Precision = "bf16" if device.kind == "cuda" and has_bf16 and is_ours else "fp32"
     return msgspec.structs.replace(
         workload,
         sample_count=inspected.sample_count,
@@ -300,7 +303,7 @@ def _needs(options: ProbeOptions, device: DeviceChoice, inspected: Inspected) ->
     on_cpu = device.kind == "cpu" and options.model is None and options.train_step is None and not options.objects
     return Needs(
         device=device.kind,
-        sample_bytes=inspected.sample_bytes or crop_px**2 * (3 * 4 + 8),
+        sample_bytes=crop_px**2 * (3 * 4 + 8) if inspected.sample_bytes is None else inspected.sample_bytes,
         tensors_per_batch=inspected.tensors_per_batch,
         activation_bytes_per_sample=ACTIVATION_BYTES_PER_PIXEL * crop_px**2 if on_cpu else 0,
         device_memory_bytes=None

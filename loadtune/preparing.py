@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -19,6 +19,7 @@ from loadtune.concluding import (
     list_bad_samples,
 )
 from loadtune.dataset.detect import Listing, list_dataset
+from loadtune.engine.duel import STRIDE_SAMPLES
 from loadtune.engine.here import Here
 from loadtune.engine.launcher import Launcher
 from loadtune.engine.runner import Runner
@@ -30,11 +31,11 @@ from loadtune.monitor.nvml import Nvml
 from loadtune.options import ProbeOptions
 from loadtune.payload import share_objects
 from loadtune.planning import Plan, make_plan, wanted_cuda, workload_to_look_at
-from loadtune.records.measurement import Cause, Duel, TrialResult
+from loadtune.records.measurement import Cause, Duel, TrialResult, TrialState
 from loadtune.records.messages import CacheTask, Inspected, InspectTask, Sources
 from loadtune.records.report import Ceilings, DatasetSummary, Report, Request, SearchSummary
 from loadtune.records.resources import Environment, HostLimits, Reading
-from loadtune.records.settings import CacheState
+from loadtune.records.settings import CacheState, TrialSpec
 from loadtune.render.progress import Progress
 from loadtune.render.words import format_device
 from loadtune.resuming import Earlier
@@ -46,7 +47,8 @@ INSPECT_SHARE, INSPECT_LIMIT_MIN_S = 0.5, 30.0
 """Of the budget, the longest look at the data, importing the user's module included; then nothing could be measured."""
 CACHE_FIT_RATIO = 0.5
 """Share of the free memory that data may take to be measured warm: beyond it the kernel evicts what it just read."""
-
+BUILD_LIMIT_S = 30.0
+"""Longest a trial may take to build data and model and warm the device; a model on a busy GPU takes ten."""
 
 Status = Literal["running", "complete", "interrupted", "failed"]
 
@@ -99,6 +101,16 @@ class Probe:
     def first_sample(self) -> int:
         """Return where in the order the next trial begins: further on where the cache must not be warm for it."""
         return 0 if "warm" in self.cache else self.samples_used
+
+    def count_samples(self, trial: TrialResult) -> None:
+        """Count what a trial read; one that failed may have read any number."""
+        seen = STRIDE_SAMPLES if trial.measurement is None else trial.measurement.samples_seen
+        self.samples_used += 0 if trial.state is TrialState.SKIPPED else seen
+
+    def deadline_s(self, spec: TrialSpec) -> float:
+        """Return when a trial is ended: after its cap and a slow build, but no later than the budget allows."""
+        soonest_s = time.monotonic() + spec.measure.cap_s
+        return min(soonest_s + BUILD_LIMIT_S, max(soonest_s, self.began_s + self.options.budget_s))
 
     def report(self, status: Status, conclusion: Conclusion | None = None) -> Report:
         """Return what is known as a report."""
@@ -216,6 +228,7 @@ def _describe_request(options: ProbeOptions, plan: Plan) -> Request:
         epochs=options.epochs,
         order_seed=options.seed,
         ranks_per_node=options.ranks_per_node,
+        handed_over=tuple(sorted(options.objects)),
     )
 
 
@@ -313,10 +326,22 @@ def _unreadable_warnings(looked: Inspected) -> list[str]:
 
 def _fork_warnings(options: ProbeOptions, environment: Environment) -> list[str]:
     """Say where the workers measured are not started as the user's will be."""
-    if "dataset" not in options.objects or environment.start_method == "fork":
+    data = options.objects.get("dataset")
+    context = getattr(data, "multiprocessing_context", None)
+    method = environment.start_method if context is None else context.get_start_method()
+    if data is None or method == "fork" or (context is not None and not _is_of_script(data)):
         return []
-    told = f"workers were forked, since the script's own classes cannot travel by {environment.start_method}"
+    told = f"workers were forked, since the script's own classes cannot travel by {method}"
     return [f"{told}\nthe steady state is the same; yours take longer to start: keep persistent_workers=True in mind"]
+
+
+def _is_of_script(data: Any) -> bool:
+    """Say whether a loader, a data set within it or one of its functions is defined in the script itself."""
+    parts = [getattr(data, name, None) for name in ("collate_fn", "worker_init_fn")]
+    while data is not None:
+        parts.append(type(data))
+        data = getattr(data, "dataset", None)
+    return any(getattr(each, "__module__", None) == "__main__" for each in parts)
 
 
 def _shm_warnings(plan: Plan) -> list[str]:

@@ -38,9 +38,6 @@ from loadtune.remembering import compute_facts, compute_key, recall, remember
 from loadtune.render.progress import Progress
 from loadtune.resuming import open_earlier
 
-BUILD_LIMIT_S = 30.0
-"""Longest a trial may take to build data and model and warm the device; a model on a busy GPU takes ten."""
-
 
 def probe(options: ProbeOptions, sink: Sink, progress: Progress) -> Report:
     """Run a probe and return its report; what was measured is saved after every trial.
@@ -200,10 +197,10 @@ def _measure(run: Probe) -> str:
             run.search = search.summary()
         choice = choose(run.trials, run.plan.baseline)
         if choice.settings != run.plan.baseline:
-            return confirm(run, choice)
+            return confirm(run, choice, lambda settings: _obstacle(run, settings))
         if len(run.trials) == asked_before:
             if takes_all:
-                run.choice = refine(run, choice)
+                run.choice = refine(run, choice, lambda settings: _obstacle(run, settings))
                 return ""  # a variant that took its place has won a duel against it
             takes_all = True
 
@@ -223,7 +220,7 @@ def _screen(run: Probe, search: Search, seconds: float) -> None:
             run.notes = search.notes()
             raise
         run.trials.append(result)
-        run.samples_used += result.measurement.samples_seen if result.measurement is not None else 0
+        run.count_samples(result)
         search.tell(result)
         run.notes = search.notes()
         run.progress.trial_finished(result, _best(run.trials))
@@ -236,14 +233,7 @@ def _run_leg(run: Probe, spec: TrialSpec, leg: Leg, number: int) -> TrialResult:
     """Return the result of a leg: of an earlier probe, of none where something forbids it, or of now."""
     if leg.obstacle is not None:
         return run.runner.skip(spec, leg, number)
-    return run.earlier.take(leg, number) or run.runner.run(spec, leg, number, _deadline_s(run, spec))
-
-
-def _deadline_s(run: Probe, spec: TrialSpec) -> float:
-    """Return when a trial is ended: after its cap and a slow build, but no later than the budget allows."""
-    now_s = time.monotonic()
-    soonest_s = now_s + spec.measure.cap_s
-    return min(soonest_s + BUILD_LIMIT_S, max(soonest_s, run.began_s + run.options.budget_s))
+    return run.earlier.take(leg, number) or run.runner.run(spec, leg, number, run.deadline_s(spec))
 
 
 def _obstacle(run: Probe, settings: Settings) -> Obstacle | None:

@@ -19,7 +19,7 @@ from loadtune.outputs import Outputs, open_outputs
 from loadtune.probing import probe as run_probe
 from loadtune.ranks import decide_once, local_ranks, world_size
 from loadtune.records.report import Report
-from loadtune.records.settings import Optimizer, Settings
+from loadtune.records.settings import Optimizer, Precision, Settings
 from loadtune.remembering import is_recalled
 from loadtune.render.progress import make_progress
 from loadtune.render.saved import read_report
@@ -49,6 +49,7 @@ def recommend(
     device: str = "auto",
     step_time_s: float | None = None,
     lr: float | None = None,
+    precision: Precision | None = None,
     scheduler: Any = None,
     stepped: Stepped | None = None,
     noise_scale: Any = None,
@@ -80,6 +81,8 @@ def recommend(
         device: As `loadtune probe --device`.
         step_time_s: Seconds a step of a GPU to replay, instead of a device.
         lr: The learning rate at `batch_size`; None: the optimizer's, if one was handed over.
+        precision: "fp32", "bf16" or "fp16", by autocast; None: fp32 for a model or loss that is handed over, else bf16
+            where the GPU has it. A `train_step` does as it does.
         scheduler: How the rate changes, for the code that comes with another batch: one of torch's schedulers, one that
             `anneal` made, or a schedule of `loadtune.schedule.curve`.
         stepped: Of one of torch's schedulers: whether it is stepped each "iteration" or each "epoch".
@@ -112,7 +115,7 @@ def recommend(
         if isinstance(data, str | Path) and Path(data).suffix == ".json" and Path(data).is_file():
             return Advice(read_report(Path(data)))
         rule, parts, own_rate = describe_optimizer(optimizer)
-        handed = {"model": model, "loss": loss, "optimizer": parts, "train_step": train_step}
+        handed = {"model": _unwrap(model), "loss": loss, "optimizer": parts, "train_step": train_step}
         if not isinstance(data, str | Path):
             handed["dataset"] = data
         options = ProbeOptions(
@@ -123,6 +126,7 @@ def recommend(
             baseline=None if num_workers is None else f"num_workers={num_workers}",
             optimizer=rule,
             learning_rate=own_rate if lr is None else lr,
+            precision=precision,
             handed_optimizer=_hold(optimizer, lr),
             scheduler=scheduler,
             stepped=stepped,
@@ -211,7 +215,8 @@ def _give_todays(data: Any, batch_size: int | None, num_workers: int | None, err
     """Return what is run today, with a warning."""
     failure = f"{error.what}: {error.hint}"
     warnings.warn(f"loadtune measured nothing, and gives what is run today: {failure}", RuntimeWarning, stacklevel=3)
-    return Advice(None, todays_settings(data, batch_size, num_workers), failure)
+    today = todays_settings(data, batch_size, num_workers)
+    return Advice(None, today, failure, fixed_axes=_fixed_axes(data, batch_size))
 
 
 def _with_cost(report: Report, options: ProbeOptions) -> Report:
@@ -277,11 +282,30 @@ def todays_settings(data: Any, batch_size: int | None, num_workers: int | None) 
     """Return what a script runs without advice: what it said, its DataLoader's settings, else torch's defaults."""
     workers = getattr(data, "num_workers", 0) if num_workers is None else num_workers
     size = getattr(data, "batch_size", None) if batch_size is None else batch_size
+    has_workers = isinstance(workers, int) and workers > 0
     return Settings(
-        num_workers=workers if isinstance(workers, int) and workers >= 0 else 0,
+        num_workers=workers if has_workers else 0,
         batch_size=size if isinstance(size, int) and size >= 1 else 1,
         pin_memory=bool(getattr(data, "pin_memory", False)),
+        prefetch_factor=getattr(data, "prefetch_factor", None) if has_workers else None,
+        persistent_workers=has_workers and bool(getattr(data, "persistent_workers", False)),
+        in_order=bool(getattr(data, "in_order", True)),
     )
+
+
+def _fixed_axes(data: Any, batch_size: int | None) -> tuple[str, ...]:
+    """Return what a DataLoader decides itself, in the words of a report."""
+    if not hasattr(data, "batch_sampler") or data.batch_size is not None:
+        return ()
+    if data.batch_sampler is not None:
+        return ("batch_size: by your batch_sampler",)
+    return () if batch_size is not None else ("batch_size=None",)
+
+
+def _unwrap(model: Any) -> Any:
+    """Return the network inside of DistributedDataParallel or DataParallel: a trial is one process without a group."""
+    is_wrapper = type(model).__name__ in {"DistributedDataParallel", "DataParallel"}
+    return getattr(model, "module", model) if is_wrapper else model
 
 
 def probe(options: ProbeOptions, *, out: str | Path | None = None, force: bool = False, quiet: bool = False) -> Report:

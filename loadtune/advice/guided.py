@@ -256,11 +256,16 @@ class GuidedSearch:
             before = now
             best = max(self._ledger.rates().values(), default=0.0)
             counts = [count for count in self._ladder if self._is_allowed(count, size)]
+            if not counts:
+                self._ledger.note(f"batch_size={size}: no number of workers that was asked for can run with it.")
+                return
             count = self.expectations.cheapest(counts, size)
-            expected = None if count is None else self.expectations.rate_per_s(count, size)
-            if count is None or (expected is not None and expected < GAIN_RATIO * best):
-                reached = "" if expected is None else f" ({expected:.4g} samples/s expected)"
-                self._ledger.note(f"batch_size={size}: the loader cannot feed it{reached}.")
+            if count is None:  # without a model: the workers that did best so far, or the nearest that can run
+                usual = max(self._ledger.rates().items(), key=lambda each: each[1], default=(self._baseline, 0.0))[0]
+                count = min(counts, key=lambda each: (abs(each - usual.num_workers), each))
+            expected = self.expectations.rate_per_s(count, size)
+            if expected is not None and expected < GAIN_RATIO * best:
+                self._ledger.note(f"batch_size={size}: the loader cannot feed it ({expected:.4g} samples/s expected).")
                 return
             yield Leg(settings=self._point(count, size), role="grid", measure_s=LOOK_S)
 

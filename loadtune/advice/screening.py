@@ -10,7 +10,7 @@ from statistics import fmean
 import msgspec
 
 from loadtune.advice.search import is_end_to_end
-from loadtune.records.measurement import TrialResult, Window
+from loadtune.records.measurement import Cause, TrialResult, TrialState, Window
 from loadtune.records.settings import Settings
 from loadtune.stats import is_tied, paired_ratio_interval, pool_noise, rate_per_s
 
@@ -18,20 +18,39 @@ UNKNOWN_SPREAD_RATIO = 0.1
 """Spread assumed of a trial with one window: noisy, so that it ties with nothing by chance."""
 
 
+CUT_SHORT = frozenset({Cause.DEADLINE, Cause.BUDGET, Cause.INTERRUPT})
+"""Causes that say nothing about the setting: with more time it might have run. With one more here, a setting that
+crashes is told to be kept."""
+
+
 class Screening:
     """Completed end-to-end trials by setting and round; the order of the trials does not matter.
+
+    A setting that failed in its last trial has none, where others run: it may be fast, and cannot be relied on.
 
     Attributes:
         trials: By setting, in the order of their numbers.
         rates: By setting, then round: samples a second.
+        unreliable: What failed last, of settings that ran before.
     """
 
     def __init__(self, trials: Sequence[TrialResult]) -> None:
         self.trials: dict[Settings, list[TrialResult]] = {}
+        self.unreliable: dict[Settings, TrialResult] = {}
         for trial in sorted(trials, key=lambda trial: trial.number):
             # Only a complete trial has a rate. Variants were measured for their duel, after the choice.
-            if trial.rate_per_s and is_end_to_end(trial) and trial.role != "variant":
+            if not is_end_to_end(trial) or trial.role == "variant":
+                continue
+            if trial.rate_per_s:
                 self.trials.setdefault(trial.settings, []).append(trial)
+                self.unreliable.pop(trial.settings, None)
+            elif trial.settings in self.trials and has_failed(trial):
+                self.unreliable[trial.settings] = trial
+        # Of a batch size that nothing else runs with, what ran once is all there is.
+        sizes = {each.batch_size for each in self.trials if each not in self.unreliable}
+        self.unreliable = {each: trial for each, trial in self.unreliable.items() if each.batch_size in sizes}
+        for settings in self.unreliable:
+            del self.trials[settings]
         self.rates = {settings: _rates_by_round(own) for settings, own in self.trials.items()}
         self._noise = pool_noise(list(self.rates.values()))
 
@@ -88,6 +107,11 @@ class Screening:
     def _spread_ratio(self, settings: Settings) -> float:
         spreads = (trial.spread_ratio for trial in self.trials[settings])
         return max(UNKNOWN_SPREAD_RATIO if spread is None else spread for spread in spreads)
+
+
+def has_failed(trial: TrialResult) -> bool:
+    """Say whether a trial was begun and failed by itself."""
+    return trial.failure is not None and trial.failure.cause not in CUT_SHORT and trial.state is not TrialState.SKIPPED
 
 
 def _rates_by_round(trials: Sequence[TrialResult]) -> dict[int, float]:

@@ -11,7 +11,8 @@ from statistics import fmean
 import msgspec
 
 from loadtune.advice.alternatives import find_alternatives, state_learning_rate
-from loadtune.advice.screening import Screening
+from loadtune.advice.screening import CUT_SHORT, Screening
+from loadtune.advice.search import is_end_to_end
 from loadtune.advice.terms import Choice, Terms
 from loadtune.errors import NothingMeasuredError
 from loadtune.records.measurement import Duel, TrialResult
@@ -55,7 +56,7 @@ def choose(trials: Sequence[TrialResult], baseline: Settings) -> Choice:
         settings=chosen,
         rate_per_s=screening.rate_per_s(chosen),
         ties=tuple(tied[1:]),
-        reasons=_reasons(screening, chosen, best),
+        reasons=(*_reasons(screening, chosen, best), *_unreliable(screening, baseline.batch_size)),
     )
 
 
@@ -77,7 +78,10 @@ def recommend(
         no_duel_reason: Why there is no duel, where there is none.
     """
     screening = Screening(trials)
-    settings, decided, speedup, reason = _judge(choice, duel, screening, terms, no_duel_reason)
+    failure = why_it_fails(trials, terms.baseline)
+    if failure is not None:
+        no_duel_reason = "yours does not run here"
+    settings, decided, speedup, reason = _judge(choice, duel, screening, terms, no_duel_reason, failure)
     rate = screening.rate_per_s(settings) if settings in screening.rates else choice.rate_per_s
     alternatives, refused = find_alternatives(screening, choice, terms)
     hours_saved = _hours_saved(decided, speedup, screening, settings, rate, terms)
@@ -89,6 +93,7 @@ def recommend(
             settings=terms.baseline,
             rate_per_s=screening.rate_per_s(terms.baseline) if terms.baseline in screening.rates else None,
             origin=terms.baseline_origin,
+            failure=failure,
         ),
         speedup=speedup,
         learning_rate=state_learning_rate(settings, terms),
@@ -102,10 +107,19 @@ def recommend(
     )
 
 
+def why_it_fails(trials: Sequence[TrialResult], settings: Settings) -> str | None:
+    """Return why a setting cannot run here, by its last trial; None where it ran, or was merely cut short."""
+    if settings in Screening(trials).rates:
+        return None
+    own = [each for each in trials if each.settings == settings and is_end_to_end(each)]
+    failure = max(own, key=lambda each: each.number).failure if own else None
+    return None if failure is None or failure.cause in CUT_SHORT else failure.message
+
+
 def _judge(
-    choice: Choice, duel: Duel | None, screening: Screening, terms: Terms, no_duel_reason: str
+    choice: Choice, duel: Duel | None, screening: Screening, terms: Terms, no_duel_reason: str, failure: str | None
 ) -> tuple[Settings, Verdict, Speedup, tuple[str, ...]]:
-    """Return settings, verdict, speed-up and why, from the duel alone."""
+    """Return settings, verdict, speed-up and why, from the duel alone; a baseline that fails is never kept."""
     if choice.settings == terms.baseline:
         if sum(each.batch_size == terms.baseline.batch_size for each in screening.rates) < 2:
             reason = "no other setting at this batch size was measured"
@@ -122,6 +136,8 @@ def _judge(
         return choice.settings, Verdict.INCONCLUSIVE, Speedup(estimate=None, reason=reason), ()
     interval = interval_of(duel)
     decided = verdict(interval)
+    if failure is not None:
+        return choice.settings, decided, _speedup(interval), ()
     if interval.trusted and interval.high is not None and interval.high < 1.0:
         return _keep_baseline(terms, f"the duel showed the choice slower: {_describe(interval)}")
     is_dearer = screening.cost_order(choice.settings)[:2] > screening.cost_order(terms.baseline)[:2]
@@ -177,6 +193,16 @@ def _reasons(screening: Screening, chosen: Settings, best: Settings) -> tuple[st
     if rounds == 1:
         reasons.append("Each setting was looked at once: ties were judged by the windows' spread, not an interval.")
     return tuple(reasons)
+
+
+def _unreliable(screening: Screening, batch_size: int) -> tuple[str, ...]:
+    """Say which settings ran and are left out since they failed after that."""
+    failed = [(each, trial.failure) for each, trial in screening.unreliable.items() if each.batch_size == batch_size]
+    return tuple(
+        f"num_workers={each.num_workers} is left out: it ran, and failed when it ran again ({failure.message})."
+        for each, failure in failed
+        if failure is not None
+    )
 
 
 def _cost(screening: Screening, settings: Settings, baseline: Settings) -> Cost:

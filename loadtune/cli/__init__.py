@@ -39,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         app(args=arguments, prog_name="loadtune")
     except LoadtuneError as error:
-        print(f"loadtune: error: {error.what}\n  hint: {error.hint}", file=sys.stderr)
+        from loadtune.render.words import visible
+
+        print(f"loadtune: error: {visible(error.what)}\n  hint: {visible(error.hint)}", file=sys.stderr)
         return error.exit_code
     except SystemExit as stop:  # Typer's way to end, with the code of typer.Exit or of a wrong option
         return stop.code if isinstance(stop.code, int) else 0

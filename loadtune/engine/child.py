@@ -9,8 +9,10 @@ import select
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -236,9 +238,8 @@ def _read_own(task: CacheTask, payload: Payload) -> CacheRead:
     """Go through the user's own data; stop early where it reads nothing from storage, being warm or no files at all."""
     source = open_source(task.workload, task.sources, payload)
     began_s, samples, bytes_before = time.monotonic(), 0, _bytes_from_storage()
-    is_map = not source.is_iterable and source.sample_count is not None
-    order = shuffled(source.sample_count, task.order_seed) if is_map and source.sample_count else None
-    items = iter(source.dataset) if order is None else (source.dataset[int(number)] for number in order)
+    keys = _keys(source, task.order_seed)
+    items = iter(source.dataset) if keys is None else (source.dataset[key] for key in keys)
     is_complete = True
     for _ in items:
         samples += 1
@@ -253,6 +254,19 @@ def _read_own(task: CacheTask, payload: Payload) -> CacheRead:
         read_bytes=_bytes_from_storage() - bytes_before,
         seconds=time.monotonic() - began_s,
     )
+
+
+def _keys(source: DataSource, order_seed: int) -> Iterable[Any] | None:
+    """Return what the data are asked for in an epoch: by the loader's own sampler, which may repeat or leave out.
+
+    None where they are walked through instead.
+    """
+    loader: DataLoader[object] | None = source.loader
+    if source.is_iterable or (loader is None and not source.sample_count):
+        return None
+    if loader is None:
+        return (int(number) for number in shuffled(source.sample_count or 0, order_seed))
+    return loader.sampler if loader.batch_sampler is None else chain.from_iterable(loader.batch_sampler)
 
 
 def _bytes_from_storage() -> int:

@@ -105,7 +105,7 @@ class TrialProcess:
         """Kill whatever is left of the group and sweep its shared memory; calling it twice is harmless."""
         end_group(self.pid)
         wait_for_end(self.pid, END_LIMIT_S)
-        sweep_shared_memory(self.started_s)
+        sweep_shared_memory(self.pid, self.started_s)
         for descriptor in (self._events, self._control):
             if descriptor >= 0:
                 os.close(descriptor)

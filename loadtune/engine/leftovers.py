@@ -13,6 +13,9 @@ TRACKER_GRACE_S = 1.0
 """How long multiprocessing's resource tracker may take to unlink a dead group's semaphores. It ends by itself when
 its pipe closes; killed at once, it would leave /dev/shm/sem.mp-* behind."""
 
+PID_MAX = 2**22
+"""Of Linux on 64 bits (proc(5), pid_max)."""
+
 _TORCH_FILE = re.compile(r"torch_(\d+)_.+")
 """A tensor in shared memory: `torch_48151_2342_0`, its first number the process that made it."""
 
@@ -41,15 +44,16 @@ def wait_for_end(group: int, limit_s: float, proc: Path = Path("/proc")) -> bool
     return True
 
 
-def sweep_shared_memory(since_s: float, folder: Path = SHARED_MEMORY) -> int:
+def sweep_shared_memory(group: int, since_s: float, folder: Path = SHARED_MEMORY) -> int:
     """Remove our tensors' files whose maker is dead and that are younger than `since_s`; return their bytes.
 
     Args:
+        group: The trial's process group: makers' numbers are no lower than that of its first process.
         since_s: time.time() when the trial began; older files are somebody else's leftovers.
         folder: Where shared memory lives.
     """
     freed = 0
-    for path, size in _orphans(since_s, folder):
+    for path, size in _orphans(group, since_s, folder):
         with contextlib.suppress(OSError):
             path.unlink()
             freed += size
@@ -60,27 +64,43 @@ def find_leftovers(groups: Iterable[int], since_s: float, folder: Path = SHARED_
     """Return what is left of ended trials, in words: living processes, and shared memory whose maker is dead.
 
     Args:
-        groups: Process groups that should be gone.
+        groups: Process groups that should be gone, the first of them first.
         since_s: time.time() from which on shared memory is looked at.
         folder: Where shared memory lives.
     """
-    found = [f"process {pid}" for group in groups for pid in sorted(_members(group, Path("/proc")))]
-    return found + [f"shared memory {path.name}" for path, _ in _orphans(since_s, folder)]
+    known = list(groups)
+    found = [f"process {pid}" for group in known for pid in sorted(_members(group, Path("/proc")))]
+    orphans = _orphans(known[0], since_s, folder) if known else []
+    return found + [f"shared memory {path.name}" for path, _ in orphans]
 
 
-def _orphans(since_s: float, folder: Path) -> list[tuple[Path, int]]:
-    """Return our tensors' files whose maker is dead, each with its bytes."""
+def _orphans(group: int, since_s: float, folder: Path) -> list[tuple[Path, int]]:
+    """Return our tensors' files whose maker is dead, each with its bytes.
+
+    /dev/shm may be shared with containers whose processes are not seen here (--ipc=host) and look dead: their numbers
+    are rarely among the few that were given since the group's.
+    """
+    makers = _pids_since(group)
     found: list[tuple[Path, int]] = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _TORCH_FILE.fullmatch(entry.name)
-            if match is None or _group_of(Path("/proc") / match[1]) is not None:
+            if match is None or int(match[1]) not in makers or _group_of(Path("/proc") / match[1]) is not None:
                 continue
             with contextlib.suppress(OSError):
                 status = entry.stat(follow_symlinks=False)
                 if status.st_uid == os.getuid() and status.st_mtime >= since_s:
                     found.append((Path(entry.path), status.st_size))
     return found
+
+
+def _pids_since(first: int) -> range:
+    """Return the process numbers that were given from this one on; every number where they began anew since."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        newest = int(Path("/proc/loadavg").read_text("ascii").split()[-1])  # proc(5): the last one given
+        if newest >= first:
+            return range(first, newest + 1)
+    return range(PID_MAX + 1)
 
 
 def _members(group: int, proc: Path) -> set[int]:

@@ -7,7 +7,7 @@ calls only, so that what no machine at hand can run is short enough to be read b
 import copy
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -190,31 +190,37 @@ def _like(batch: Mapping[Any, Any], moved: dict[Any, Any]) -> Any:
     return clone
 
 
+def find_tensors(batch: Any, within: frozenset[int] = frozenset()) -> Iterator[torch.Tensor]:
+    """Yield the tensors of a nested batch, those of objects that are moved whole included.
+
+    Such objects (`BatchEncoding`, PyTorch Geometric's `Batch`) are mappings, or hold one among their attributes.
+
+    Args:
+        batch: What a loader gave.
+        within: id() of such objects that it was found in: they are not walked again.
+    """
+    if isinstance(batch, torch.Tensor):
+        yield batch
+        return
+    parts: Iterable[Any] = ()
+    if isinstance(batch, Mapping):
+        parts = batch.values()
+    elif isinstance(batch, (list, tuple)):
+        parts = batch
+    elif hasattr(batch, "to") and hasattr(batch, "__dict__") and id(batch) not in within:
+        parts, within = vars(batch).values(), within | {id(batch)}
+    for part in parts:
+        yield from find_tensors(part, within)
+
+
 def count_bytes(batch: Any) -> int:
     """Return the bytes of all tensors in a nested batch."""
-    total = 0
-
-    def add(item: Any) -> Any:
-        nonlocal total
-        if isinstance(item, torch.Tensor):
-            total += item.numel() * item.element_size()
-        return item
-
-    map_tensors(batch, add)
-    return total
+    return sum(tensor.numel() * tensor.element_size() for tensor in find_tensors(batch))
 
 
 def count_tensors(batch: Any) -> int:
     """Return the number of tensors in a nested batch: each is a file in shared memory on its way from a worker."""
-    count = 0
-
-    def note(item: Any) -> Any:
-        nonlocal count
-        count += isinstance(item, torch.Tensor)
-        return item
-
-    map_tensors(batch, note)
-    return count
+    return sum(1 for _ in find_tensors(batch))
 
 
 def count_samples(batch: Any, asked_for: int) -> int:

@@ -4,6 +4,7 @@ The stamp is made where the batch is made, at the end of collate_fn, so that wha
 lay ready at any moment, is known without touching DataLoader's private fields.
 """
 
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -195,9 +196,7 @@ def build_loader(
     given = source.loader
     collate = default_collate if given is None else given.collate_fn
     kwargs = settings.dataloader_kwargs()
-    context = None if given is None else given.multiprocessing_context
-    if context is None and source.was_handed_over and get_start_method() != "fork":
-        context = "fork"  # classes of the script travelled here by value; a new interpreter could not import them
+    context = _choose_context(source, given) if settings.num_workers else None
     if given is not None:
         kwargs["generator"] = given.generator  # its timeout is left out: a side of a duel that is stopped would miss it
     if settings.num_workers:
@@ -228,6 +227,45 @@ def build_loader(
         worker_init_fn=WorkerInit(None if given is None else given.worker_init_fn, is_plain=is_plain),
         **kwargs,
     )
+
+
+def _choose_context(source: DataSource, given: DataLoader[Any] | None) -> Any:
+    """Return how workers are started: as the loader says, unless what was handed over cannot follow them.
+
+    Classes of a script travelled here by value: a new interpreter could not import them.
+    """
+    context = None if given is None else given.multiprocessing_context
+    method = get_start_method() if context is None else context.get_start_method()
+    if not source.was_handed_over or method == "fork":
+        return context
+    parts = (source.dataset, *(() if given is None else (given.collate_fn, given.worker_init_fn)))
+    return context if context is not None and _can_be_found(parts) else "fork"
+
+
+class _Trial(pickle.Pickler):
+    """Pickles to nowhere, tensors left out: only whether each class is found by its name is asked."""
+
+    def __init__(self) -> None:
+        super().__init__(self)
+
+    def write(self, content: Any) -> int:
+        """Drop what was pickled."""
+        return len(content)
+
+    def reducer_override(self, item: Any) -> Any:
+        """Spare tensors the copying."""
+        return (int, ()) if isinstance(item, torch.Tensor) else NotImplemented
+
+
+def _can_be_found(parts: Any) -> bool:
+    """Say whether a new interpreter could import the classes and functions of these."""
+    try:
+        _Trial().dump(parts)
+    except (pickle.PicklingError, AttributeError):
+        return False
+    except Exception:  # noqa: BLE001 - a lock, say, which travels where a process is started, and not here
+        return True
+    return True
 
 
 @dataclass(frozen=True, slots=True)

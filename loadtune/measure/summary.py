@@ -6,6 +6,7 @@ from statistics import fmean, median, stdev
 
 import msgspec
 import torch
+from torch.utils.data import IterableDataset
 
 from loadtune.measure.accelerator import Step, busy_spans, stall_ratio
 from loadtune.measure.leg import Leg
@@ -123,11 +124,16 @@ def _measured_steps(evidence: Evidence) -> list[Step]:
 def _epoch_boundary_s(leg: Leg, evidence: Evidence, windows: list[Window]) -> float | None:
     """Return what starting the iterator anew adds to the steady state.
 
-    None for persistent workers, whose refill was not measured, and where no loader of the user's runs.
+    None for persistent workers, whose refill was not measured, where no loader of the user's runs, and of an iterable
+    data set without workers. Without workers nothing else is started anew: what makes the first batch late there, such
+    as files that are opened, happens once.
     """
     settings = leg.spec.settings
     if leg.spec.feed != "loader" or settings.persistent_workers:
         return None
+    if not settings.num_workers:
+        is_iterable = leg.loader is not None and isinstance(leg.loader.dataset, IterableDataset)
+        return None if is_iterable else 0.0
     batch_s = sum(window.duration_s for window in windows) / sum(window.batches for window in windows)
     return max(0.0, evidence.first_batch_s - batch_s)
 

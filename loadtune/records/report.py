@@ -57,6 +57,9 @@ class Request(Record, frozen=True, kw_only=True):
     epochs: Annotated[int, Meta(ge=1, description="Length of the run that hours saved are stated for.")] = 30
     order_seed: int = 0
     ranks_per_node: int = 1
+    handed_over: Annotated[
+        tuple[str, ...], Meta(description="What a script handed over as objects: dataset, model, loss, optimizer ...")
+    ] = ()
 
 
 class Expectation(Record, frozen=True, kw_only=True):
@@ -199,6 +202,9 @@ class Baseline(Record, frozen=True, kw_only=True):
     settings: Settings
     rate_per_s: float | None
     origin: Annotated[str, Meta(description="`--baseline`, or torch's suggestion, in words.")]
+    failure: Annotated[
+        str | None, Meta(description="Why it cannot run here, by its trials; None: it ran, or that was not found out.")
+    ] = None
 
 
 class ScheduleChange(Record, frozen=True, kw_only=True):

@@ -109,6 +109,8 @@ def compose_headline(report: Report) -> str:
         return "No recommendation: " + _why_there_is_none(report)
     if recommendation.verdict is Verdict.FASTER:
         return f"Use {format_settings(recommendation.settings)}"
+    if recommendation.baseline.failure is not None:
+        return f"Use {format_settings(recommendation.settings)}: yours does not run here"
     if recommendation.verdict is Verdict.INCONCLUSIVE:
         return "No setting is shown to be faster than yours"
     if recommendation.settings == recommendation.baseline.settings:
@@ -146,6 +148,13 @@ def _compose_best_so_far(report: Report) -> Row:
     return Row("so far", (f"{format_trial(best)}: {rate}, from single trials: a lead, not an answer",))
 
 
+def is_of_setting(report: Report, trial: TrialResult) -> bool:
+    """Say whether a trial trained with a setting that is compared: one of the search, or the chosen variant."""
+    told = report.recommendation
+    is_chosen = trial.role == "variant" and told is not None and trial.settings == told.settings
+    return trial.role in {"grid", "baseline"} or is_chosen
+
+
 def baseline_settings(report: Report) -> Settings:
     """Return what every comparison of the report is over."""
     recommendation = report.recommendation
@@ -164,6 +173,8 @@ def _compose_now(recommendation: Recommendation, trials: Sequence[TrialResult]) 
     baseline = recommendation.baseline
     rate = format_rate(baseline.rate_per_s)
     lines = [f"{format_settings(baseline.settings)}: {rate} ({one_line(baseline.origin)})"]
+    if baseline.failure is not None:
+        lines.append(f"it does not run here: {one_line(baseline.failure)}")
     threads = measured_threads(baseline.settings, trials)
     if threads is not None and recommendation.settings != baseline.settings:
         lines.append(_tell_threads(threads))
@@ -191,9 +202,10 @@ def _compose_use(recommendation: Recommendation, trials: Sequence[TrialResult]) 
 
 
 def is_undecided(recommendation: Recommendation) -> bool:
-    """Tell a candidate that was not shown to be faster from a setting to use."""
-    is_other = recommendation.settings != recommendation.baseline.settings
-    return recommendation.verdict is Verdict.INCONCLUSIVE and is_other
+    """Tell a candidate that was not shown to be faster from a setting to use: what runs beats what does not."""
+    baseline = recommendation.baseline
+    can_stay = recommendation.settings != baseline.settings and baseline.failure is None
+    return recommendation.verdict is Verdict.INCONCLUSIVE and can_stay
 
 
 def choice_word(recommendation: Recommendation | None) -> str:
@@ -310,12 +322,15 @@ def deciding_duel(report: Report) -> Duel | None:
 def compose_alternatives(report: Report) -> tuple[str, ...]:
     """Return the answers that change more than the loader."""
     recommendation = report.recommendation
-    return () if recommendation is None else tuple(map(_compose_alternative, recommendation.alternatives))
+    if recommendation is None:
+        return ()
+    over = "the chosen setting" if recommendation.baseline.rate_per_s is None else "your setting"
+    return tuple(_compose_alternative(each, over) for each in recommendation.alternatives)
 
 
-def _compose_alternative(alternative: Alternative) -> str:
+def _compose_alternative(alternative: Alternative, over: str) -> str:
     rate = format_rate(alternative.rate_per_s)
-    ratio = f"{format_ratio(alternative.screening_ratio)} your setting by single trials, no interval"
+    ratio = f"{format_ratio(alternative.screening_ratio)} {over} by single trials, no interval"
     change = "the learning rate stays"
     if alternative.learning_rate.factor != 1:
         change = compose_learning_rate(alternative.learning_rate)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from loadtune.records.measurement import SlicePair, TrialResult, TrialState
 from loadtune.records.report import Report
 from loadtune.records.settings import Settings
-from loadtune.render.answer import baseline_settings, choice_word, deciding_duel
+from loadtune.render.answer import baseline_settings, choice_word, deciding_duel, is_of_setting
 from loadtune.render.words import STATE_WORDS
 from loadtune.stats import TIE_RATIO
 
@@ -74,7 +74,7 @@ def compute_throughput_chart(report: Report) -> ThroughputChart | None:
     that differ only beyond num_workers and batch_size the fastest is drawn.
     """
     by_setting: dict[Settings, list[TrialResult]] = {}
-    trained = [trial for trial in report.trials if trial.role in {"grid", "baseline"}]
+    trained = [trial for trial in report.trials if is_of_setting(report, trial)]
     for trial in trained:
         if trial.state is TrialState.COMPLETE:
             by_setting.setdefault(trial.settings, []).append(trial)

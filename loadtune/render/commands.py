@@ -1,7 +1,7 @@
 """Which command made a report, and which is worth typing next?"""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -29,8 +29,8 @@ def compose_next(report: Report, saved_as: str) -> NextStep:
     """
     recommendation = report.recommendation
     if recommendation is None:
-        return NextStep("run it again", compose_command(report))
-    if recommendation.verdict is Verdict.INCONCLUSIVE:
+        return NextStep("run it again", _join(_without_outputs(report.request.command)))
+    if recommendation.verdict is Verdict.INCONCLUSIVE and recommendation.baseline.failure is None:
         return NextStep("a longer run tells smaller differences", compose_longer_command(report))
     if report.request.device.kind == "cpu":
         return NextStep("for a GPU that takes SECONDS a step", _compose_again(report, "step_time_s", "SECONDS"))
@@ -59,15 +59,21 @@ def _compose_again(report: Report, argument: str, value: str) -> str:
         said = f"budget='{value}s'" if argument == "budget_s" else f"{argument}={value}"
         return f"{_join(words)} with {said}".strip()
     option, unit = {"budget_s": ("--budget", "s"), "step_time_s": ("--step-time", "")}[argument]
-    dropped = {option, "--out"} | ({"--device"} if argument == "step_time_s" else set())
-    kept = [
+    dropped = {option, *({"--device"} if argument == "step_time_s" else ())}
+    return _join([*_without_outputs(words, dropped), option, f"{value}{unit}"])
+
+
+def _without_outputs(words: Sequence[str], also: Collection[str] = ()) -> list[str]:
+    """Return a command's words without the files it wrote, which are there now, and without other options."""
+    dropped = {"--out", "--json", *also}
+    return [
         word
         for index, word in enumerate(words)
-        if word not in {*dropped, "--force"}
+        if word != "--force"
+        and word not in dropped
         and words[max(index - 1, 0)] not in dropped
         and not word.startswith(tuple(f"{each}=" for each in dropped))
     ]
-    return _join([*kept, option, f"{value}{unit}"])
 
 
 def _join(words: Sequence[str]) -> str:

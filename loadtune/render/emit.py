@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from loadtune.errors import UsageError
 from loadtune.records.report import Report, Verdict
 from loadtune.render.answer import compose_speedup
+from loadtune.render.pasting import compose_kwargs
 from loadtune.render.words import measured_threads, one_line
 
 Form = Literal["python", "yaml", "hydra", "json"]
@@ -32,17 +33,17 @@ def check_form(form: str | None) -> None:
 def emit(report: Report, form: str) -> str:
     """Return the settings to use in one of `FORMS`, ending in a newline.
 
-    They are the recommendation's where that is FASTER or SAME, else the baseline's: a configuration file should hold
-    nothing that was not shown to be as good as what is run today.
+    They are the recommendation's where that is FASTER or SAME, or what is run today cannot run; else the baseline's: a
+    configuration file should hold nothing that was not shown to be as good as what is run today.
 
     Raises:
         UsageError: There is no such form.
     """
     check_form(form)
     told = report.recommendation
-    is_shown = told is not None and told.verdict is not Verdict.INCONCLUSIVE
+    is_shown = told is not None and not (told.verdict is Verdict.INCONCLUSIVE and told.baseline.failure is None)
     settings = told.settings if told is not None and is_shown else report.request.baseline
-    kwargs = settings.dataloader_kwargs()
+    kwargs = compose_kwargs(report.dataset.fixed_axes, settings)
     rate = None if told is None else told.learning_rate.rate
     threads = measured_threads(settings, report.trials if is_shown else ())
     claim = "nothing was measured" if told is None else one_line(compose_speedup(told))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from loadtune.records.measurement import TrialResult, TrialState
 from loadtune.records.report import Report
 from loadtune.records.resources import GpuInfo, GpuUse
-from loadtune.render.answer import baseline_settings
+from loadtune.render.answer import baseline_settings, is_of_setting
 from loadtune.render.words import format_bytes, format_number, format_percent, format_settings, one_line
 
 CAUSE_WORDS = {
@@ -26,7 +26,7 @@ def compose_gpu_use(report: Report) -> tuple[str, ...]:
     last = {
         trial.settings: trial
         for trial in report.trials
-        if trial.settings in wanted and trial.role in {"grid", "baseline"} and trial.state is TrialState.COMPLETE
+        if trial.settings in wanted and is_of_setting(report, trial) and trial.state is TrialState.COMPLETE
     }
     lines = [
         _compose(last[settings], report.environment.gpus) for settings in dict.fromkeys(wanted) if settings in last

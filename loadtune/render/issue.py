@@ -40,7 +40,9 @@ def render_issue(verification: Verification, identity: Identity) -> str:
 
 def _without_evidence(verification: Verification) -> Verification:
     asked, dataset, found = verification.request, verification.dataset, verification.environment
-    folder = asked.dataset.rstrip("/").rpartition("/")[0]
+    folder, slash, _ = asked.dataset.rstrip("/").rpartition("/")
+    if slash and not asked.dataset.startswith("/"):  # its folder alone may be any word, such as `data`
+        folder = asked.dataset
     work = asked.workload
     work = msgspec.structs.replace(
         work,

@@ -64,9 +64,13 @@ def compose_grid(report: Report) -> str:
 
 def compute_parts(report: Report) -> tuple[tuple[str, str], ...]:
     """Return where the time of a probe went, by name."""
-    spent = {"start": report.start_up_s or 0.0, "ceilings": 0.0, "first looks": 0.0, "further looks": 0.0}
+    spent = dict.fromkeys(("start", "ceilings", "first looks", "further looks", "variants"), 0.0)
+    spent["start"] = report.start_up_s or 0.0
     for trial in report.trials:
-        name = "ceilings" if not _is_end_to_end(trial) else "first looks" if trial.round == 0 else "further looks"
+        if _is_end_to_end(trial):
+            name = "first looks" if trial.round == 0 else "further looks"
+        else:
+            name = "variants" if trial.role == "variant" else "ceilings"
         spent[name] += trial.seconds_spent
     spent["duel"] = sum(duel.seconds_spent for duel in report.duels)
     spent["the rest"] = max(0.0, report.seconds_spent - sum(spent.values()))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from loadtune.records.measurement import Measurement, TrialResult, TrialState
 from loadtune.records.report import Finding, Report, Request
 from loadtune.records.resources import Environment, GpuInfo
-from loadtune.render.answer import baseline_settings, choice_word
+from loadtune.render.answer import baseline_settings, choice_word, is_of_setting
 from loadtune.render.words import (
     NOT_MEASURED,
     ROLE_WORDS,
@@ -161,7 +161,7 @@ def _compute_trial_row(report: Report, trial: TrialResult, measured: list[Cell])
 
 def _compute_marks(report: Report, trial: TrialResult) -> tuple[str, ...]:
     """Say whether a row is the user's setting or the one to use, as the answer names them."""
-    if trial.role not in {"grid", "baseline"}:
+    if not is_of_setting(report, trial):
         return ()
     recommendation = report.recommendation
     is_use = recommendation is not None and trial.settings == recommendation.settings
@@ -299,13 +299,14 @@ def compute_request(report: Report) -> tuple[tuple[str, str], ...]:
 
 def compute_workload(request: Request) -> tuple[tuple[str, str], ...]:
     """Return what was trained, as label and text."""
-    workload = request.workload
-    model = workload.model_target or f"DeepLabv3+ on {workload.backbone}, output stride {workload.output_stride}"
+    workload, handed = request.workload, set(request.handed_over)
+    own_step = "your own step's" if {"train_step", "val_step"} & handed or workload.train_step_target else None
+    model = own_step or ("your own" if "model" in handed else workload.model_target)
     rows = [
-        ("model", model),
-        ("crop", f"{workload.crop_px} px, augment {workload.augment}"),
-        ("precision", workload.precision),
-        ("optimizer", workload.optimizer),
+        ("model", model or f"DeepLabv3+ on {workload.backbone}, output stride {workload.output_stride}"),
+        *(() if "dataset" in handed else [("crop", f"{workload.crop_px} px, augment {workload.augment}")]),
+        ("precision", own_step or workload.precision),
+        ("optimizer", own_step or ("your own" if "optimizer" in handed else workload.optimizer)),
         ("order seed", str(request.order_seed)),
     ]
     return tuple((label, one_line(text)) for label, text in rows)

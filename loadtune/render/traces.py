@@ -12,7 +12,7 @@ from typing import NamedTuple
 from loadtune.records.measurement import TrialResult, TrialState
 from loadtune.records.report import Report
 from loadtune.records.resources import ResourceTrace
-from loadtune.render.answer import baseline_settings, choice_word
+from loadtune.render.answer import baseline_settings, choice_word, is_of_setting
 from loadtune.render.words import NOT_MEASURED, format_bytes, format_seconds, format_trial, one_line
 
 LARGE_POINTS, SMALL_POINTS = 120, 40
@@ -81,7 +81,7 @@ def compute_traces(report: Report) -> Traces | None:
     large: dict[str, TrialResult] = {}
     for trial in watched:
         word = words.get(trial.settings, "")
-        if word and trial.role in {"grid", "baseline"} and trial.state is TrialState.COMPLETE:
+        if word and is_of_setting(report, trial) and trial.state is TrialState.COMPLETE:
             large[word] = trial  # the last of several
     others = [trial for trial in watched if trial not in large.values()]
     return Traces(

@@ -100,11 +100,13 @@ def add_code(told: LearningRate, tuned: Tuned, batch_size: int, accumulation_ste
         samples_per_epoch=sample_count,
     )
     is_warmed = new is not None and has_warm_up(_first(new))
+    # By the optimizer's own figures, where it was handed over: torch's defaults may be none of it.
+    warnings = rescaled.warnings if isinstance(tuned.handed, Held) else told.warnings
     return structs.replace(
         told,
         code=code,
         schedule=None if old is None or new is None else _compare(old, new, told.factor, tuned, sample_count),
-        warnings=tuple(each for each in told.warnings if not (is_warmed and "warm up" in each)),
+        warnings=tuple(each for each in warnings if not (is_warmed and "warm up" in each)),
     )
 
 

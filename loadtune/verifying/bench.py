@@ -14,8 +14,7 @@ from loadtune.engine.sides import Arena
 from loadtune.monitor.host import MachineReader
 from loadtune.monitor.nvml import Nvml
 from loadtune.monitor.sampler import EXPECTED_ERRORS
-from loadtune.preparing import Probe
-from loadtune.probing import BUILD_LIMIT_S
+from loadtune.preparing import BUILD_LIMIT_S, Probe
 from loadtune.records.measurement import Duel, TrialResult
 from loadtune.records.settings import Settings, TrialSpec
 from loadtune.records.verification import Check, Figure, Outcome
@@ -72,7 +71,7 @@ class Bench:
         number, deadline_s = len(self.run.trials) + 1, time.monotonic() + deadline_after_s(spec)
         trial = self.run.runner.run(spec, leg, number, deadline_s)
         self.run.trials.append(trial)
-        self.run.samples_used += 0 if trial.measurement is None else trial.measurement.samples_seen
+        self.run.count_samples(trial)
         return trial
 
     def is_disturbing(self, foreign_cores: float | None) -> bool:

@@ -1,7 +1,7 @@
 """What follows from a device's marks? A scripted device whose work ends late, and the contract every device keeps."""
 
 import time
-from collections import namedtuple
+from collections import UserDict, namedtuple
 from itertools import pairwise
 
 import pytest
@@ -219,6 +219,22 @@ def test_bytes_tensors_and_samples_of_a_batch_are_counted():
     assert count_samples("text", 9) == 9
     assert count_samples(None, 9) == 9
     assert (count_bytes(None), count_tensors("text")) == (0, 0)
+
+
+class Encoding(UserDict):
+    """Moved whole, and a mapping, as Hugging Face's BatchEncoding."""
+
+    def to(self, device):
+        return self
+
+
+def test_tensors_of_objects_that_are_moved_whole_are_counted():
+    """They travel through shared memory like any others; what points back at its owner is not walked for ever."""
+    encoding = Encoding(input_ids=torch.zeros(4, 8, dtype=torch.int64), names=["a"] * 4)
+    assert (count_bytes(encoding), count_tensors([encoding, encoding])) == (4 * 8 * 8, 2)
+    graph = Own()
+    graph.store, graph.x, graph.owner = {"edges": torch.zeros(2, 5), "graph": graph}, torch.zeros(3), graph
+    assert (count_bytes(graph), count_tensors(graph)) == (4 * 10 + 4 * 3, 2)
 
 
 def test_samples_that_could_not_be_stacked_are_counted_all_the_same():

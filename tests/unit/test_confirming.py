@@ -6,15 +6,17 @@ import msgspec
 import pytest
 
 from loadtune import confirming
+from loadtune.advice.feasibility import Obstacle
 from loadtune.advice.terms import Choice
 from loadtune.advice.variants import Variant
 from loadtune.concluding import is_over_rates
 from loadtune.confirming import refine
-from loadtune.records.measurement import Duel, SlicePair
+from loadtune.engine.duel import STRIDE_SAMPLES
+from loadtune.records.measurement import Cause, Duel, SlicePair
 from loadtune.records.settings import DeviceChoice, Settings, TrialSpec, WorkloadSpec
 from loadtune.render.answer import deciding_duel
 from tests import examples
-from tests.fake_runner import complete_result
+from tests.fake_runner import complete_result, failed_result
 
 OWN = Settings(num_workers=4, batch_size=10)
 KEPT = msgspec.structs.replace(OWN, persistent_workers=True)
@@ -89,12 +91,14 @@ def probe(count=1000, boundary_s=BOUNDARY_S, budget_s=100.0, *, is_iterable=Fals
         progress=SimpleNamespace(phase=lambda text: None),
         spent_s=lambda: 0.0,
         first_sample=lambda: 0,
+        deadline_s=lambda spec: 0.0,
+        count_samples=lambda trial: None,
     )
 
 
-def refined(monkeypatch, run, ratio):
+def refined(monkeypatch, run, ratio, obstacle=None):
     monkeypatch.setattr(confirming, "_hold", hold(ratio))
-    return refine(run, Choice(settings=OWN, rate_per_s=RATE, ties=(), reasons=()))
+    return refine(run, Choice(settings=OWN, rate_per_s=RATE, ties=(), reasons=()), lambda settings: obstacle)
 
 
 def test_workers_are_kept_for_what_they_win_over_a_real_epoch(monkeypatch):
@@ -120,6 +124,26 @@ def test_a_tie_over_a_real_epoch_is_not_worth_a_change(monkeypatch, ratio, told)
     assert refined(monkeypatch, run, ratio).settings == OWN
     assert told in run.notes[-1]
     assert len(run.duels) == 1
+
+
+def test_what_cannot_run_is_not_tried_and_what_failed_is_not_called_slow(monkeypatch):
+    """/dev/shm that is too small is known before; a crash is told as one."""
+    run = probe()
+    obstacle = Obstacle(cause=Cause.SHARED_MEMORY, arithmetic="9 GiB of /dev/shm, 1 is free")
+    assert refined(monkeypatch, run, 1.3, obstacle).settings == OWN
+    assert run.notes[-1].endswith("9 GiB of /dev/shm, 1 is free.")
+    assert len(run.trials) == 1
+    run.runner.run = lambda spec, *args: failed_result(spec.settings, role="variant")
+    assert refined(monkeypatch, run, 1.3).settings == OWN
+    assert run.notes[-1].endswith("its trial failed (made up).")
+
+
+def test_what_a_duel_read_is_not_read_again(monkeypatch):
+    """Each start of each side begins elsewhere; with a cold cache the next trial must begin beyond them."""
+    run = probe()
+    refined(monkeypatch, run, 1.3)
+    ((_, _, plan),) = run.held
+    assert run.samples_used == 2 * plan.restarts * STRIDE_SAMPLES
 
 
 def test_what_does_not_fit_is_said_and_not_tried(monkeypatch):

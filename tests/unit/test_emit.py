@@ -7,9 +7,11 @@ import msgspec
 import pytest
 from torch.utils.data import DataLoader
 
+from loadtune.advised import Advice
 from loadtune.errors import UsageError
 from loadtune.records.report import Report, Verdict
 from loadtune.render.emit import FORMS, emit
+from loadtune.render.pasting import compose_paste
 from tests.examples import EXAMPLES
 
 REPORTS = [pytest.param(make(), id=name) for name, make in EXAMPLES.items()]
@@ -42,6 +44,24 @@ def test_every_form_says_the_same_and_a_loader_takes_it(report: Report, form: st
     assert kwargs == expected.dataloader_kwargs()
     assert found.get("learning_rate") == (None if told is None else told.learning_rate.rate)
     assert DataLoader([0] * 8, **kwargs).batch_size == expected.batch_size
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("axis", "line"),
+    [
+        ("batch_size: fixed by your batch_sampler (Grouped)", "batch_sampler=batch_sampler"),
+        ("batch_size: your loader yields samples as they come (batch_size=None)", "batch_size=None"),
+    ],
+)
+def test_what_the_loader_fixes_is_not_set_again(axis: str, line: str, form: str) -> None:
+    """`batch_size=16` beside a batch_sampler is refused by torch, and stacks batches that are ready."""
+    report = EXAMPLES["faster"]()
+    changed = msgspec.structs.replace(report, dataset=msgspec.structs.replace(report.dataset, fixed_axes=(axis,)))
+    kwargs = read(emit(changed, form), form)["dataloader"]
+    assert kwargs.get("batch_size", "left out") == (None if "None" in line else "left out")
+    assert f"DataLoader(dataset, {line}, num_workers=" in (compose_paste(changed) or "")
+    assert ("batch_size" in Advice(changed).dataloader_kwargs) == ("None" in line)
 
 
 @pytest.mark.parametrize("rate", [1e-05, 0.007, 3e-07, 1.5e-08, 100.0])

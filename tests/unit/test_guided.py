@@ -259,6 +259,17 @@ def test_larger_batches_are_measured_while_device_and_loader_gain():
     assert any("grows no more" in note for note in search.notes())
 
 
+def test_without_a_model_larger_batches_take_the_workers_that_did_best():
+    """The loader alone said nothing: that is no evidence that it cannot feed them."""
+    runner = World(lambda w: max(1, w) / 0.01).runner()
+    runner.worker = runner.main_cpu_s = None
+    runner.device_rate = lambda batch: batch / (0.02 + 0.001 * batch)
+    runner.surface = lambda each: min(max(1, each.num_workers) / 0.01, runner.device_rate(each.batch_size))
+    search, _ = search_in(WORLDS["balanced"], 120.0, runner=runner, batch_sizes=(16, 32, 64))
+    assert search.expectations.model(16) is None
+    assert {each.settings.batch_size for each in runner.results if is_end_to_end(each)} == {16, 32, 64}
+
+
 def test_of_batches_that_tie_the_one_with_most_room_is_climbed():
     """2 workers give 450 at any batch; batch 64 is fed at 460, batch 128 would take 550, and 4 workers give 500."""
     device = {16: 240.0, 32: 355.0, 64: 460.0, 128: 550.0}

@@ -8,9 +8,11 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
+from loadtune.render.charts import compute_throughput_chart
 from loadtune.render.html import render_html
 from loadtune.render.saved import encode_report
-from loadtune.render.tables import compute_step_rows, compute_trial_table
+from loadtune.render.searching import compute_parts
+from loadtune.render.tables import compute_step_rows, compute_trial_table, compute_workload
 from tests.examples import (
     EXAMPLES,
     complete,
@@ -178,6 +180,34 @@ def test_rows_of_now_and_use_are_marked_in_words() -> None:
     assert marks == {2: ("now",), 5: ("use",)}
     assert compute_trial_table(same_report()).rows[1].marks == ("now", "use")
     assert compute_trial_table(inconclusive_report()).rows[1].marks == ("candidate",)
+
+
+def test_a_variant_that_was_chosen_is_shown_as_the_choice() -> None:
+    """Its row is marked, the chart rings it, and its seconds are no ceiling's; one that lost is in neither."""
+    report = faster_report()
+    won = msgspec.structs.replace(report.recommendation.settings, in_order=False)
+    lost = msgspec.structs.replace(won, prefetch_factor=9)
+    tried = tuple(complete(90 + place, each, 82.0, role="variant") for place, each in enumerate((won, lost)))
+    told = msgspec.structs.replace(report.recommendation, settings=won)
+    changed = msgspec.structs.replace(report, recommendation=told, trials=(*report.trials, *tried))
+    marks = {row.number: row.marks for row in compute_trial_table(changed).rows if row.number >= 90}
+    assert marks == {90: ("use",), 91: ()}
+    assert compute_throughput_chart(changed).chosen is not None
+    before, after = (dict(compute_parts(each)) for each in (report, changed))
+    assert before["ceilings"] == after["ceilings"]
+    assert "variants" in after.keys() - before.keys()
+
+
+def test_what_a_script_handed_over_is_not_called_ours() -> None:
+    """The network that was trained is named, not the one that would have been."""
+
+    def told(*handed: str) -> dict[str, str]:
+        return dict(compute_workload(msgspec.structs.replace(faster_report().request, handed_over=handed)))
+
+    assert told()["model"].startswith("DeepLabv3+")
+    assert told("dataset", "model", "optimizer").items() >= {"model": "your own", "optimizer": "your own"}.items()
+    assert "crop" not in told("dataset")
+    assert set(told("train_step").values()) >= {"your own step's"}
 
 
 def test_step_parts_fill_the_bar_without_overlap() -> None:

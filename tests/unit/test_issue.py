@@ -48,6 +48,14 @@ def test_nothing_tells_whose_machine_it_was():
     assert "street" in text
 
 
+def test_a_relative_path_goes_and_the_words_of_its_folder_stay():
+    """`data/voc` is a path; the data set is not."""
+    found = with_texts(verifications.holds(), measured="too few for a duel with these data: data/acme-corp/1.jpg")
+    asked = msgspec.structs.replace(found.request, dataset="data/acme-corp", command=())
+    text = render_issue(msgspec.structs.replace(found, request=asked), ME)
+    assert "too few for a duel with these data: ~/1.jpg" in text
+
+
 def test_paths_of_the_user_s_code_and_data_go_too():
     """Targets by their last part; the data's folder nowhere, not even in a warning; no serial number of a GPU."""
     found = verifications.holds()

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from loadtune.engine import leftovers
-from loadtune.engine.leftovers import end_group, find_leftovers, sweep_shared_memory, wait_for_end
+from loadtune.engine.leftovers import (
+    PID_MAX,
+    _pids_since,
+    end_group,
+    find_leftovers,
+    sweep_shared_memory,
+    wait_for_end,
+)
 
 
 @pytest.fixture
@@ -95,13 +102,22 @@ def test_waiting_ends_with_the_group_or_the_limit(proc):
     assert wait_for_end(10, 0.05, proc.folder) is False
 
 
+def end_a_process() -> int:
+    """The number of a process that has just ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
 def test_only_our_dead_makers_younger_files_are_swept(tmp_path, monkeypatch):
-    """Living makers, older files, other users' and other names stay."""
-    dead = 2**22 + 1  # beyond the kernel's largest process id
+    """Living makers, older files, other users' and other names stay; so does what no process of ours can have made."""
+    dead, elsewhere = end_a_process(), 2**22 + 1  # beyond any number that was given here: of another container
     now = time.time()
     for name, size in (
         (f"torch_{dead}_7_0", 100),
         (f"torch_{dead}_8_1", 11),
+        (f"torch_{elsewhere}_7_0", 100),
+        (f"torch_{dead - 1}_7_0", 100),  # older than the trial
         (f"torch_{os.getpid()}_7_0", 100),
         (f"torch_{dead}", 100),
         ("torch_x_1", 100),
@@ -113,30 +129,37 @@ def test_only_our_dead_makers_younger_files_are_swept(tmp_path, monkeypatch):
     old.write_bytes(b"old")
     os.utime(old, (now - 60, now - 60))
     kept = {entry.name for entry in tmp_path.iterdir()} - {f"torch_{dead}_7_0", f"torch_{dead}_8_1"}
-    assert sweep_shared_memory(now - 30, tmp_path) == 111
+    assert sweep_shared_memory(dead, now - 30, tmp_path) == 111
     assert {entry.name for entry in tmp_path.iterdir()} == kept
     (tmp_path / f"torch_{dead}_7_0").write_bytes(b"x")
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    assert sweep_shared_memory(now - 30, tmp_path) == 0
+    assert sweep_shared_memory(dead, now - 30, tmp_path) == 0
 
 
 def test_leftovers_are_told_in_words(tmp_path):
     """A living process of a group that should be gone, and shared memory whose maker is dead."""
-    dead = 2**22 + 1
-    (tmp_path / f"torch_{dead}_7_0").write_bytes(b"x")
     (tmp_path / f"torch_{os.getpid()}_7_0").write_bytes(b"x")
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    dead = end_a_process()
+    (tmp_path / f"torch_{dead}_7_0").write_bytes(b"x")
     try:
         told = find_leftovers([process.pid, dead], time.time() - 30, tmp_path)
     finally:
         process.communicate(b"\n", timeout=10)
     assert told == [f"process {process.pid}", f"shared memory torch_{dead}_7_0"]
-    assert find_leftovers([process.pid], time.time() + 30, tmp_path) == []
+    assert find_leftovers([process.pid], time.time() + 30, tmp_path) == find_leftovers([], 0.0, tmp_path) == []
+
+
+def test_numbers_that_began_anew_are_all_searched():
+    """The newest is below the group's: the kernel has started from the bottom."""
+    assert PID_MAX in _pids_since(PID_MAX)
+    assert 2 in _pids_since(PID_MAX)
+    assert os.getpid() - 1 not in _pids_since(os.getpid())
 
 
 def test_a_folder_that_is_not_there_is_swept_of_nothing(tmp_path):
     """/dev/shm may be missing."""
-    assert sweep_shared_memory(0.0, tmp_path / "none") == 0
+    assert sweep_shared_memory(1, 0.0, tmp_path / "none") == 0
 
 
 def test_a_real_group_is_ended_frozen_members_included():

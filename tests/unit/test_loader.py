@@ -1,6 +1,7 @@
 """Is the loader that is measured the one that was asked for? In this process, without workers."""
 
 import itertools
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, WeightedRandomSampler
 
+from loadtune.engine.child import _keys
 from loadtune.errors import TargetError
 from loadtune.measure.loader import (
     Batches,
@@ -291,3 +293,29 @@ def test_a_loader_s_other_parts_are_kept():
     assert kept.multiprocessing_context.get_start_method() == "spawn"
     alone = build_loader(source, Settings(num_workers=0, batch_size=4), 0)
     assert (alone.timeout, alone.multiprocessing_context) == (0, None)
+
+
+@pytest.mark.parametrize(("context", "method"), [("spawn", "spawn"), (None, "fork")])
+def test_what_cannot_follow_a_new_interpreter_is_forked(context, method):
+    """A class that travelled by value, as one of a script does, is found by no import; one of a module is."""
+
+    class Local(Counting):
+        """Of no module."""
+
+    for dataset, expected in ((Counting(), method), (Local(), "fork")):
+        own = DataLoader(dataset, batch_size=2, num_workers=1, multiprocessing_context=context)
+        source = replace(describe_dataset(own, "it is"), was_handed_over=True)
+        made = build_loader(source, Settings(num_workers=1, batch_size=2), 0).multiprocessing_context
+        assert ("fork" if made is None else made.get_start_method()) == expected
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_data_are_read_beforehand_as_the_loader_s_own_sampler_asks_for_them(batched):
+    """It may draw more samples than there are, or leave some out."""
+    data = list(range(8))
+    sampler = WeightedRandomSampler([1.0] * 4 + [0.0] * 4, num_samples=20)
+    own = DataLoader(data, batch_size=4 if batched else None, sampler=sampler)
+    keys = list(_keys(describe_dataset(own, "it is"), 0))
+    assert len(keys) == 20
+    assert set(keys) <= set(range(4))
+    assert sorted(_keys(describe_dataset(data, "it is"), 0)) == data

@@ -259,9 +259,11 @@ def refined(monkeypatch, *, trial_ratio: float, duel_ratio: float):
         progress=SimpleNamespace(phase=lambda text: None),
         spent_s=lambda: 0.0,
         first_sample=lambda: 0,
+        deadline_s=lambda spec: 0.0,
+        count_samples=lambda trial: None,
     )
     monkeypatch.setattr(confirming, "_hold", held)
-    return run, refine(run, Choice(settings=PLAIN, rate_per_s=RATE, ties=(), reasons=()))
+    return run, refine(run, Choice(settings=PLAIN, rate_per_s=RATE, ties=(), reasons=()), lambda settings: None)
 
 
 def test_they_are_kept_for_a_duel_that_they_won(monkeypatch):

@@ -97,6 +97,16 @@ def test_a_baseline_is_read_in_dataloader_s_words():
     )
 
 
+def test_what_a_baseline_does_not_name_is_the_loader_s():
+    """Of workers' own settings nothing is left without workers."""
+    own = Settings(num_workers=2, batch_size=4, pin_memory=True, prefetch_factor=3, persistent_workers=True)
+    assert parse_settings("num_workers=8", 16, own) == msgspec.structs.replace(own, num_workers=8, batch_size=16)
+    assert parse_settings("num_workers=0", 16, own) == Settings(num_workers=0, batch_size=16, pin_memory=True)
+    assert parse_settings("num_workers=1,pin_memory=false", 16, own).pin_memory is False
+    with pytest.raises(UsageError, match="prefetch_factor"):
+        parse_settings("num_workers=0,prefetch_factor=2", 16, own)
+
+
 @given(st.text(max_size=40))
 def test_no_text_of_a_baseline_raises_anything_but_a_usage_error(text):
     """Whatever is typed."""

@@ -47,6 +47,15 @@ def test_auto_takes_the_gpu_that_is_there_and_else_the_cpu():
     assert without.warnings[0].startswith("a CPU trains slowly")
 
 
+def test_a_network_that_was_handed_over_is_not_put_under_autocast():
+    """It may be trained in fp32, and binary_cross_entropy is refused under autocast; unless somebody asks for it."""
+    looked = Inspected(sample_count=1000, cuda=CUDA)
+    for name in ("model", "loss"):
+        assert plan(looked, objects={name: object()}).workload.precision == "fp32"
+    assert plan(looked, objects={"dataset": object()}).workload.precision == "bf16"
+    assert plan(looked, objects={"model": object()}, precision="bf16").workload.precision == "bf16"
+
+
 def test_a_gpu_that_is_not_there_is_refused_with_torch_s_own_reason():
     """And with what works here."""
     with pytest.raises(DeviceError) as raised:
@@ -175,7 +184,8 @@ def test_what_the_data_are_is_taken_over_unless_the_user_says_otherwise():
 
 def test_a_sample_s_bytes_are_those_seen_or_those_of_the_crop():
     """Three float32 channels and an int64 label a pixel."""
-    assert plan(Inspected(sample_count=9, sample_bytes=77)).needs.sample_bytes == 77
+    for seen in (77, 0):  # a batch without tensors takes no shared memory
+        assert plan(Inspected(sample_count=9, sample_bytes=seen)).needs.sample_bytes == seen
     assert plan(crop_px=100).needs.sample_bytes == 10_000 * 20
 
 

@@ -13,7 +13,7 @@ from loadtune import LoadtuneError, NoiseScale, anneal, recommend
 from loadtune.advised import Advice
 from loadtune.errors import UsageError
 from loadtune.options import check, parse_schedule
-from loadtune.recommending import describe_optimizer, todays_settings
+from loadtune.recommending import _unwrap, describe_optimizer, todays_settings
 from loadtune.records.settings import Settings
 from loadtune.schedule.batch_growth import NoiseScaleEstimate
 from loadtune.schedule.curve import Polynomial, epochs
@@ -65,11 +65,48 @@ def test_what_is_no_optimizer_is_refused(wrong):
         ([1, 2], None, None, Settings(num_workers=0, batch_size=1)),
         (DataLoader([1, 2], batch_size=2, pin_memory=True), None, None,
          Settings(num_workers=0, batch_size=2, pin_memory=True)),
+        (DataLoader([1, 2], num_workers=2, prefetch_factor=4, persistent_workers=True, in_order=False), 8, None,
+         Settings(num_workers=2, batch_size=8, prefetch_factor=4, persistent_workers=True, in_order=False)),
         (DataLoader([1, 2], batch_size=None), None, None, Settings(num_workers=0, batch_size=1)),
     ],
 )  # fmt: skip
 def test_what_is_run_today_is_known(data, batch_size, num_workers, expected):
     assert todays_settings(data, batch_size, num_workers) == expected
+
+
+@pytest.mark.filterwarnings("ignore:loadtune measured nothing")
+@pytest.mark.parametrize(
+    ("made", "kwargs"),
+    [
+        ({"batch_size": None}, {"batch_size": None, "num_workers": 0}),
+        ({"batch_sampler": [[0, 1]]}, {"num_workers": 0}),
+        ({"batch_size": 2}, {"batch_size": 2, "num_workers": 0}),
+    ],
+)
+def test_what_the_loader_decides_itself_is_not_given_another_value(made, kwargs):
+    """torch refuses batch_size beside a batch_sampler; batches that are ready are not batched again."""
+    advice = recommend(DataLoader([1, 2], **made), budget="1s", on_error="defaults", quiet=True)
+    assert advice.report is None
+    assert advice.dataloader_kwargs == kwargs
+
+
+class DistributedDataParallel(nn.Module):
+    """As torch's, by name, which needs a process group."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+
+def test_a_trial_trains_the_network_and_not_what_spreads_it():
+    """A process group does not travel."""
+    net = nn.Linear(1, 1)
+    assert _unwrap(DistributedDataParallel(net)) is net
+    assert _unwrap(nn.DataParallel(net)) is net
+    named = nn.Sequential()
+    named.module = net
+    assert _unwrap(named) is named
+    assert _unwrap(None) is None
 
 
 def test_a_job_that_must_not_stop_gets_what_it_runs(tmp_path):

@@ -222,6 +222,16 @@ def test_duel_that_is_lost_recommends_the_baseline():
     assert answer.hours_saved is None
 
 
+def test_a_baseline_that_failed_when_it_ran_again_is_not_kept_though_it_wins_the_duel():
+    """Fast while it lasts."""
+    runner = FakeRunner(lambda each: 100.0 - each.num_workers, noise_sd=0.005)
+    trials = [*screen({BASELINE: 50.0, at(16): 40.0}), failed_result(BASELINE, number=9)]
+    answer = recommend(choose(trials, BASELINE), duel(runner, at(16)), trials, TERMS)
+    assert (answer.settings, answer.rate_per_s) == (at(16), pytest.approx(40.0))
+    assert answer.verdict is not Verdict.FASTER
+    assert answer.baseline.failure == "made up"
+
+
 def test_same_and_dearer_recommends_the_baseline_and_same_and_cheaper_the_choice():
     """Nobody pays workers for nothing; nobody is told to keep workers that give nothing."""
     runner = FakeRunner(lambda each: 100.0, noise_sd=0.005)
@@ -352,7 +362,31 @@ def test_choice_survives_an_unmeasured_baseline():
     trials = [failed_result(BASELINE, number=9), *screen({at(4): 40.0, at(8): 60.0})]
     answer = recommend(choose(trials, BASELINE), None, trials, TERMS, no_duel_reason="the baseline crashed")
     assert (answer.settings, answer.baseline.rate_per_s) == (at(8), None)
-    assert answer.verdict is Verdict.INCONCLUSIVE
+    assert (answer.verdict, answer.baseline.failure) == (Verdict.INCONCLUSIVE, "made up")
+    assert compose_speedup(answer) == "speed-up not measured: yours does not run here"
+
+
+@pytest.mark.parametrize("cause", [Cause.DEADLINE, Cause.BUDGET, Cause.INTERRUPT])
+def test_a_baseline_that_was_cut_short_may_run(cause):
+    """More time might have been enough: it is not told to be given up."""
+    trials = [failed_result(BASELINE, TrialState.SKIPPED, cause, number=9), *screen({at(8): 60.0})]
+    answer = recommend(choose(trials, BASELINE), None, trials, TERMS, no_duel_reason="no time")
+    assert (answer.baseline.failure, answer.speedup.reason) == (None, "no time")
+
+
+def test_what_failed_when_it_ran_again_is_not_chosen():
+    """16 workers were the fastest once, and then ran out of memory. A skip, or a spent budget, says nothing of them."""
+    trials = screen({BASELINE: 50.0, at(4): 60.0, at(16): 90.0})
+    again = failed_result(at(16), number=9)
+    assert choose(trials, BASELINE).settings == at(16)
+    choice = choose([*trials, again], BASELINE)
+    assert choice.settings == at(4)
+    assert choice.reasons[-1] == "num_workers=16 is left out: it ran, and failed when it ran again (made up)."
+    for state, cause in ((TrialState.SKIPPED, Cause.SHARED_MEMORY), (TrialState.FAILED, Cause.DEADLINE)):
+        harmless = failed_result(at(16), state, cause, number=9)
+        assert choose([*trials, harmless], BASELINE).settings == at(16)
+    third = msgspec.structs.replace(trials[-1], number=10)
+    assert choose([*trials, again, third], BASELINE).settings == at(16)
 
 
 def test_hours_saved_count_the_ends_of_epochs():

@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from torch.utils.data import IterableDataset
 
 from loadtune.measure.accelerator import Step
 from loadtune.measure.batch_clock import Work
@@ -103,6 +104,21 @@ def test_an_epoch_s_end_costs_what_the_first_batch_takes_beyond_a_batch():
     lasting = Settings(num_workers=2, batch_size=4, persistent_workers=True)
     assert summarise(make_leg(settings=lasting), make_evidence()).epoch_boundary_s is None
     assert summarise(make_leg(feed="cached"), make_evidence()).epoch_boundary_s is None
+
+
+class Stream(IterableDataset):
+    """Of no samples."""
+
+    def __iter__(self):
+        return iter(())
+
+
+def test_without_workers_nothing_is_started_anew():
+    """A file that the main process opens at first stays open; what an iterable data set does again is not known."""
+    alone = make_leg(settings=Settings(num_workers=0, batch_size=4))
+    assert summarise(alone, make_evidence(first_batch_s=3.0)).epoch_boundary_s == 0.0
+    alone.loader = SimpleNamespace(dataset=Stream())
+    assert summarise(alone, make_evidence(first_batch_s=3.0)).epoch_boundary_s is None
 
 
 def test_an_epoch_that_ended_is_told_by_its_samples():

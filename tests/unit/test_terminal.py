@@ -2,6 +2,7 @@
 
 import ast
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 from rich.console import Console
 
 from loadtune.records.measurement import TrialState
-from loadtune.records.report import Report, Verdict
+from loadtune.records.report import Alternative, Report, Speedup, Verdict
 from loadtune.records.settings import Settings
+from loadtune.render.answer import compose_alternatives
 from loadtune.render.commands import compose_longer_command, compose_next
+from loadtune.render.emit import emit
 from loadtune.render.progress import (
     LiveProgress,
     PlainProgress,
@@ -152,6 +155,50 @@ def test_undecided_run_is_told_to_take_twice_the_budget() -> None:
         changed = msgspec.structs.replace(report, request=request)
         assert compose_longer_command(changed) == "loadtune probe --device cpu --budget 240s"
         assert compose_next(changed, "report.json").command == compose_longer_command(changed)
+
+
+def test_the_next_command_does_not_meet_the_files_of_the_last() -> None:
+    """They are there now, and would be refused."""
+    words = ("loadtune", "probe", "--out", "here", "--json", "a.json", "--out=there", "--force", "--fresh")
+    report = inconclusive_report()
+    changed = msgspec.structs.replace(report, request=msgspec.structs.replace(report.request, command=words))
+    assert compose_longer_command(changed) == "loadtune probe --fresh --budget 240s"
+    unfinished = msgspec.structs.replace(changed, recommendation=None)
+    assert compose_next(unfinished, "report.json").command == "loadtune probe --fresh"
+
+
+def test_the_ratio_of_an_alternative_says_over_what() -> None:
+    """Over the choice, where the baseline has no rate."""
+    report = faster_report()
+    alternative = Alternative(
+        kind="larger batch",
+        settings=settings(4, 64),
+        rate_per_s=90.0,
+        screening_ratio=1.4,
+        learning_rate=report.recommendation.learning_rate,
+    )
+    for rate, over in ((42.0, "your setting"), (None, "the chosen setting")):
+        baseline = msgspec.structs.replace(report.recommendation.baseline, rate_per_s=rate)
+        told = msgspec.structs.replace(report.recommendation, baseline=baseline, alternatives=(alternative,))
+        (line,) = compose_alternatives(msgspec.structs.replace(report, recommendation=told))
+        assert f"1.40x {over} by single trials" in line
+
+
+def test_a_setting_that_cannot_run_is_not_told_to_be_kept() -> None:
+    """What runs is the answer, in every form; a longer run would not let it run."""
+    report = inconclusive_report()
+    baseline = msgspec.structs.replace(
+        report.recommendation.baseline, rate_per_s=None, failure="worker 0 was killed: out of memory"
+    )
+    told = msgspec.structs.replace(report.recommendation, baseline=baseline, speedup=Speedup(estimate=None, reason="-"))
+    changed = msgspec.structs.replace(report, recommendation=told)
+    text = "\n".join(answer_lines(changed, width=200))
+    assert "Use num_workers=1, batch_size=2: yours does not run here" in text
+    assert "it does not run here: worker 0 was killed: out of memory" in text
+    assert not any(words in text for words in ("until a longer run", "No setting is shown", "the candidate"))
+    assert compose_next(changed, "report.json").command != compose_longer_command(changed)
+    assert json.loads(emit(changed, "json"))["dataloader"]["num_workers"] == 1
+    assert json.loads(emit(report, "json"))["dataloader"]["num_workers"] == 0
 
 
 def test_call_from_python_is_not_given_a_command_line() -> None:
