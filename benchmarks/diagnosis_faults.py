@@ -99,7 +99,8 @@ def _large(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
 
 
 def _many(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:
-    return replace(recipe, boxes=int(pressure(draw, strength, most=3.0) * recipe.device_s / BOX_S / BATCH))
+    times = pressure(draw, strength, most=3.0) * (1.0 if strength == "material" else 0.5)  # it launches besides
+    return replace(recipe, boxes=int(times * recipe.device_s / BOX_S / BATCH))
 
 
 def _grow(recipe: Recipe, draw: Draw, strength: Strength) -> Recipe:

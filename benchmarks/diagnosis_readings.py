@@ -82,10 +82,14 @@ def read_shares(trial: TrialResult | None) -> dict[str, float | None]:
 
 
 def foreign_cores(trial: TrialResult | None) -> float | None:
-    """Return the cores that neither the trial nor its watching used; None: not read, or the trial failed."""
+    """Return the cores that neither the trial nor its watching used, the hypervisor's among them.
+
+    None: not read, or the trial failed.
+    """
     if trial is None or trial.rate_per_s is None or trial.trace is None or trial.trace.mean_foreign_cores is None:
         return None
-    return max(0.0, trial.trace.mean_foreign_cores - (trial.trace.sampler_cores or 0.0))
+    taken = trial.trace.mean_foreign_cores + (trial.trace.mean_steal_cores or 0.0)
+    return max(0.0, taken - (trial.trace.sampler_cores or 0.0))
 
 
 def worth(recipe: Recipe, trial: TrialResult | None) -> float | None:

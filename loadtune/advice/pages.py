@@ -207,8 +207,8 @@ PAGES = (
         "memory-growth",
         "Each sample costs memory that stays: reading a Python object writes its reference count, and the page that "
         "workers shared with their parent is copied.",
-        "Proportional set size after the first batch and at the end, the prefetch queue left out, projected over an "
-        "epoch.",
+        "Proportional set size after the first batch and at the end, batches on their way left out, projected over an "
+        "epoch; what is under 64 MiB a worker is taken for its allocator's.",
         (limits.GROWTH, limits.GROWTH_OWN),
         UNIT,
         "Not collected where smaps_rollup cannot be read, or without a length.",

@@ -459,26 +459,28 @@ def test_repeated_samples_are_worth_what_an_epoch_loses():
 
 
 @pytest.mark.parametrize(
-    ("grown_mib", "count", "is_told"), [(100, 10**6, True), (100, 1000, False), (15, 10**7, False)]
+    ("grown_mib", "count", "is_told"), [(200, 10**6, True), (200, 1000, False), (127, 10**7, False)]
 )
 def test_growth_is_projected_over_an_epoch(grown_mib, count, is_told):
-    """100 MiB over 984 samples are 99 GiB over a million; a few MiB are the allocator's."""
+    """200 MiB over 984 samples are 198 GiB over a million; up to 64 MiB a worker may be the allocator's."""
     memory = IDLE | {"pss_first_bytes": GIB, "pss_bytes": GIB + grown_mib * 2**20}
     assert ("memory-growth" in rules(run(samples_seen=1000, trace=memory), sample_count=count)) == is_told
 
 
-@pytest.mark.parametrize(("count", "severity"), [(3000, "advice"), (2000, None), (20_000, "warning")])
+@pytest.mark.parametrize(("count", "severity"), [(1300, "advice"), (1200, None), (20_000, "warning")])
 def test_growth_is_told_by_what_was_there_and_warned_of_by_the_limit(count, severity):
-    """100 MiB over 984 samples: a quarter of a GiB in an epoch of 2,520, a tenth of 16 GiB in one of 16,120."""
-    memory = IDLE | {"pss_first_bytes": GIB, "pss_bytes": GIB + 100 * 2**20}
+    """200 MiB over 984 samples: a quarter of a GiB in an epoch of 1,260, a tenth of 16 GiB in one of 8,060."""
+    memory = IDLE | {"pss_first_bytes": GIB, "pss_bytes": GIB + 200 * 2**20}
     found = rules(run(samples_seen=1000, trace=memory), sample_count=count).get("memory-growth")
     assert (None if found is None else found.severity) == severity
 
 
-def test_the_prefetch_queue_is_no_growth():
-    """It fills after the first batch: 4 batches of 25 MiB."""
-    memory = IDLE | {"pss_first_bytes": GIB, "pss_bytes": GIB + 100 * 2**20}
-    assert "memory-growth" not in rules(run(samples_seen=1000, trace=memory, batch_bytes=25 * 2**20))
+@pytest.mark.parametrize(("grown_mib", "is_told"), [(300, False), (310, True)])
+def test_batches_on_their_way_are_no_growth(grown_mib, is_told):
+    """Seven of 25 MiB: four in the queue, one in each worker's hands and one in the main process's."""
+    memory = IDLE | {"pss_first_bytes": GIB, "pss_bytes": GIB + grown_mib * 2**20}
+    found = rules(run(samples_seen=1000, trace=memory, batch_bytes=25 * 2**20))
+    assert ("memory-growth" in found) == is_told
 
 
 def test_pinned_queues_are_held_against_memory():
