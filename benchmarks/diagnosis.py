@@ -170,6 +170,12 @@ def digest_rules() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
+def stands_for_twin(recipe: Recipe, trial: TrialResult) -> bool:
+    """Say whether a probe's own trial may stand for its training: it was steady, or only the probe can have it."""
+    is_steady = trial.spread_ratio is not None and trial.spread_ratio < STEADY_RATIO
+    return is_steady or recipe.shm_bytes is not None
+
+
 class Bench:
     """Runs units one after another, their twins in forks of one server.
 
@@ -229,7 +235,7 @@ class Bench:
             row["findings"] = [(NO_ANSWER, "warning")]
         row["utilisation"], row["seen"] = read_utilisation(trial), read_shares(trial)
         foreign = [] if recipe.neighbours or report is None else [foreign_cores(each) for each in report.trials]
-        if trial is not None and (recipe.shm_bytes is not None or (trial.spread_ratio or math.inf) < STEADY_RATIO):
+        if trial is not None and stands_for_twin(recipe, trial):
             self._keep(recipe, trial)
         self._compare(unit, recipe, healthy, row, foreign)
         row["value"] = row["cost"]

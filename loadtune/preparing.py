@@ -47,6 +47,8 @@ INSPECT_SHARE, INSPECT_LIMIT_MIN_S = 0.5, 30.0
 """Of the budget, the longest look at the data, importing the user's module included; then nothing could be measured."""
 CACHE_FIT_RATIO = 0.5
 """Share of the free memory that data may take to be measured warm: beyond it the kernel evicts what it just read."""
+NESTED_MAX = 8
+"""Data sets within data sets (Subset and the like) that are looked into; one that names itself would never end."""
 BUILD_LIMIT_S = 30.0
 """Longest a trial may take to build data and model and warm the device; a model on a busy GPU takes ten."""
 
@@ -338,7 +340,7 @@ def _fork_warnings(options: ProbeOptions, environment: Environment) -> list[str]
 def _is_of_script(data: Any) -> bool:
     """Say whether a loader, a data set within it or one of its functions is defined in the script itself."""
     parts = [getattr(data, name, None) for name in ("collate_fn", "worker_init_fn")]
-    while data is not None:
+    for _ in range(NESTED_MAX):
         parts.append(type(data))
         data = getattr(data, "dataset", None)
     return any(getattr(each, "__module__", None) == "__main__" for each in parts)

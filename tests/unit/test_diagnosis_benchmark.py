@@ -2,16 +2,27 @@
 
 from argparse import Namespace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.diagnosis import OTHER_SEEDS, PAIR_SEEDS, QUICK, SEEDS, Unit, choose_units, find_missing
+from benchmarks.diagnosis import (
+    OTHER_SEEDS,
+    PAIR_SEEDS,
+    QUICK,
+    SEEDS,
+    Unit,
+    choose_units,
+    find_missing,
+    stands_for_twin,
+)
 from benchmarks.diagnosis_cures import BLAMING, CURES, cures, order
 from benchmarks.diagnosis_faults import FAULTS, PAIRS, base, make
 from benchmarks.diagnosis_names import name_recipe, parse_name
 from benchmarks.diagnosis_readings import (
     cost,
+    foreign_cores,
     format_baseline,
     gain,
     make_profile,
@@ -47,6 +58,7 @@ from benchmarks.diagnosis_tables import tabulate
 from loadtune.records.measurement import Measurement, Startup, TrialResult, TrialState, Window
 from loadtune.records.resources import ResourceTrace
 from loadtune.records.settings import Settings
+from tests.fake_runner import failed_result
 
 
 def row(kinds=("cpu_burn",), strength="material", said=("cpu-saturated",), seed=100, **changes):
@@ -142,6 +154,25 @@ def trial(rate, boundary_s=None, pss_bytes=None):
         measurement=Measurement(windows=(window,), startup=startup, epoch_boundary_s=boundary_s),
         trace=ResourceTrace(started_monotonic_s=0.0, pss_bytes=pss_bytes),
     )
+
+
+@pytest.mark.parametrize(
+    ("spread", "shm_bytes", "stands"), [(0.0, None, True), (0.04, None, True), (0.05, None, False), (None, None, False),
+                                        (0.9, 1, True)]
+)  # fmt: skip
+def test_a_steady_trial_of_the_probe_stands_for_its_training(spread, shm_bytes, stands):
+    """One without any spread is the steadiest; a small /dev/shm only the probe can have."""
+    found = msgspec.structs.replace(trial(100), spread_ratio=spread)
+    assert stands_for_twin(Recipe(shm_bytes=shm_bytes), found) == stands
+
+
+def test_what_the_hypervisor_takes_voids_a_unit_too():
+    """A trial that failed says nothing: its trace is of no measurement."""
+    watched = ResourceTrace(started_monotonic_s=0.0, mean_foreign_cores=0.05, mean_steal_cores=0.2, sampler_cores=0.02)
+    found = msgspec.structs.replace(trial(100), trace=watched)
+    assert foreign_cores(found) == pytest.approx(0.23)
+    assert foreign_cores(failed_result(found.settings, trace=watched)) is None
+    assert foreign_cores(None) is None
 
 
 def test_worth_counts_epochs_and_different_samples():

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from loadtune import LoadtuneError, NoiseScale, anneal, recommend
 from loadtune.advised import Advice
 from loadtune.errors import UsageError
 from loadtune.options import check, parse_schedule
+from loadtune.preparing import _is_of_script
 from loadtune.recommending import _unwrap, describe_optimizer, todays_settings
 from loadtune.records.settings import Settings
 from loadtune.schedule.batch_growth import NoiseScaleEstimate
@@ -107,6 +108,34 @@ def test_a_trial_trains_the_network_and_not_what_spreads_it():
     named.module = net
     assert _unwrap(named) is named
     assert _unwrap(None) is None
+
+
+class OfScript(list):
+    """As a class that a script defines."""
+
+
+OfScript.__module__ = "__main__"
+
+
+class Selfish(list):
+    """A data set that names itself as the one within."""
+
+    @property
+    def dataset(self):
+        return self
+
+
+def test_what_a_script_defines_is_found_within_a_loader():
+    """In a Subset too, and as a function; a data set that names itself ends the looking."""
+
+    def collate(items):
+        return items
+
+    assert not _is_of_script(DataLoader(Subset([1, 2], [0])))
+    assert _is_of_script(DataLoader(Subset(OfScript([1, 2]), [0])))
+    collate.__module__ = "__main__"
+    assert _is_of_script(DataLoader([1, 2], collate_fn=collate))
+    assert not _is_of_script(Selfish([1]))
 
 
 def test_a_job_that_must_not_stop_gets_what_it_runs(tmp_path):
