@@ -163,7 +163,7 @@ def describe_gpu(trial: TrialResult) -> Row:
     ratios = [each.utilisation_ratio for each in trace.gpu if begin_s <= each.at_s <= end_s]
     states = [each for each in trace.gpu_states if begin_s <= each.at_s <= end_s]
     clocks = [each.sm_clock_mhz for each in states if each.sm_clock_mhz is not None]
-    percentiles = utilisation_percentiles(trial)
+    percentiles = utilisation_percentiles([trial])
     use = trace.gpu_use
     return {
         "utilisation_mean": round(fmean(ratios), 4) if ratios else None,

@@ -193,6 +193,7 @@ def make_search(plan: Plan, obstacle: Callable[[Settings], Obstacle | None], kin
             cores=plan.limits.usable_cores,
             obstacle=obstacle,
             spare_cores=plan.limits.spare_cores,
+            is_watched=plan.device.kind == "cuda",
             seed=seed,
         )
     loader_alone = None

@@ -77,6 +77,7 @@ class Tree:
     pids = frozenset({OWN_PID})
     io_reason = pss_reason = None
     pss_processes = 1
+    pss_file_bytes = None
 
     def read(self):
         from loadtune.monitor.tree import TreeReading

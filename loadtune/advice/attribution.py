@@ -20,6 +20,9 @@ from loadtune.records.report import Attribution, Share, Where
 SHARE_MIN = 1e-9
 """Parts below are left out: nothing of them was measured."""
 
+IN_PROPORTION = "the device's waiting, in proportion to the workers' time"
+OFF_CORES = f"{IN_PROPORTION}: all of it off the cores, be it storage, a network, a lock or sleep"
+
 
 @dataclass(slots=True)
 class _Parts:
@@ -132,7 +135,7 @@ def _split_waiting(case: Case, times: StepTimes, ended_s: float, parts: _Parts, 
         # At most all of it, if it takes that long; at least what the other parts together cannot explain.
         high_s, low_s = min(left_s, own_s), max(0.0, left_s - (all_s - own_s))
         open_s = max(0.0, high_s - part_s, part_s - low_s)
-        parts.add(where, part_s, "the device's waiting, in proportion to the workers' time", open_s)
+        parts.add(where, part_s, OFF_CORES if where == "reading" else IN_PROPORTION, open_s)
 
 
 def _boundary_s(case: Case) -> float | None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtune.advice.thresholds import BLOCKED, DELAYED
+from loadtune.advice.thresholds import BLOCKED, DELAYED, MISS
 from loadtune.records.measurement import TrialResult, WorkerSetup, WorkerTimes
 from loadtune.records.resources import GpuInfo, HostLimits, ResourceTrace
 from loadtune.records.settings import DeviceKind, Optimizer
@@ -166,6 +166,20 @@ def late_s(trial: TrialResult, times: StepTimes) -> float:
     return max(0.0, times.stall_s - waited_s) if trial.settings.num_workers and waited_s > 0 else 0.0
 
 
+def launch_s(case: Case, trial: TrialResult) -> float | None:
+    """Return the host's CPU seconds to queue a step: the least of all looks at this batch size.
+
+    A host that waits for a full queue spins on CUDA, beside workers it waits for a core, and both count as CPU time.
+    None where it was not measured, on a CPU, where it is the step, and where steps wait for the device itself: that is
+    spun through as well, in every step.
+    """
+    looks = [trial, *(each for each in case.others if each.settings.batch_size == trial.settings.batch_size)]
+    measured = [each.measurement for each in looks if each.measurement is not None and each.consume == "device"]
+    if case.device == "cpu" or any(each.synchronisations for each in measured):
+        return None
+    return min((each.launch_cpu_s for each in measured if each.launch_cpu_s is not None), default=None)
+
+
 def data_wait_s(trial: TrialResult) -> float:
     """Return the mean seconds a batch that the host was blocked in next(iterator); 0 where not measured."""
     windows = () if trial.measurement is None else trial.measurement.windows
@@ -279,14 +293,30 @@ def throttled_periods_ratio(trace: ResourceTrace | None) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def miss_ratio(trial: TrialResult) -> float:
-    """Return the miss ratio; 0 where unknown, which accuses nobody."""
-    return trial.trace.miss_ratio or 0.0 if trial.trace is not None else 0.0
+def miss_ratio(trial: TrialResult) -> float | None:
+    """Return the share of bytes that came from storage; None where it could not be read."""
+    return None if trial.trace is None else trial.trace.miss_ratio
 
 
-def utilisation_percentiles(trial: TrialResult) -> tuple[float, float] | None:
-    """Return the 5th and 95th percentile of GPU utilisation; None with too few samples."""
-    samples = sorted(_measured_utilisation(trial.trace)) if trial.trace is not None else []
+def is_cold(trial: TrialResult) -> bool:
+    """Say whether enough bytes are known to have come from storage; what is not known accuses nobody."""
+    return (miss_ratio(trial) or 0.0) >= MISS.value
+
+
+def looks_at(case: Case, trial: TrialResult) -> tuple[TrialResult, ...]:
+    """Return a trial and the other looks at its settings, end to end and with the same cache."""
+    others = [
+        each
+        for each in case.others
+        if each.number != trial.number
+        and (each.settings, each.cache, each.feed, each.consume) == (trial.settings, trial.cache, "loader", "device")
+    ]
+    return (trial, *others)
+
+
+def utilisation_percentiles(looks: Sequence[TrialResult]) -> tuple[float, float] | None:
+    """Return the 5th and 95th percentile of GPU utilisation over all looks; None with too few samples."""
+    samples = sorted(each for look in looks if look.trace is not None for each in _measured_utilisation(look.trace))
     if len(samples) < UTILISATION_SAMPLES_MIN:
         return None
     return _percentile(samples, 0.05), _percentile(samples, 0.95)

@@ -35,6 +35,10 @@ MAIN_BOUND_CORES = 0.85
 """Cores of the main process from which fewer workers may be faster, whatever the model says of them."""
 LOOK_S = 1.5
 """Seconds in windows of a look. Longer ones narrow what differs within a run only; the next look sees the rest."""
+WATCHED_LOOK_S = 2.8
+"""The same for the first look at the baseline where a driver tells GPU utilisation: 12 of the samples that NVML keeps
+each 0.2 s, which percentiles want, and a little over. Less, and whether the GPU jitters is not told of a baseline that
+is looked at once."""
 ROUNDS_MAX = 3
 """Looks at a contender; a fourth gives the duel's seconds away."""
 CONTENDERS_MAX = 4
@@ -54,6 +58,7 @@ class GuidedSearch:
         cores: Usable cores.
         obstacle: What forbids a setting (memory, file descriptors, cores), or None.
         spare_cores: Cores that others may take without disturbing a trial.
+        is_watched: Whether a driver tells GPU utilisation, which takes longer to see than a rate.
         seed: Of the orders.
 
     Attributes:
@@ -69,9 +74,11 @@ class GuidedSearch:
         cores: float,
         obstacle: Callable[[Settings], Obstacle | None] = lambda settings: None,
         spare_cores: float = 0.0,
+        is_watched: bool = False,
         seed: int = 0,
     ) -> None:
         self._baseline = baseline
+        self._first_look_s = WATCHED_LOOK_S if is_watched else LOOK_S
         self._ladder = sorted({*ladder, baseline.num_workers})
         self._larger = sorted(size for size in set(batch_sizes) if size > baseline.batch_size)
         self._ledger = Ledger(obstacle, spare_cores)
@@ -137,7 +144,7 @@ class GuidedSearch:
     def _plan(self) -> Iterator[Leg | None]:
         """Yield leg after leg, each chosen by what is known then; None: the seconds do not suffice for what is next."""
         own = self._baseline.batch_size
-        yield Leg(settings=self._baseline, role="baseline", measure_s=LOOK_S)
+        yield Leg(settings=self._baseline, role="baseline", measure_s=self._first_look_s)
         yield Leg(settings=self._baseline, role="ceiling", feed="resident", measure_s=MEASURE_MIN_S)
         self._is_fed = self._reached(own) >= FED_RATIO
         if self._is_fed:

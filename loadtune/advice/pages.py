@@ -53,7 +53,7 @@ PAGES = (
         "NVML utilisation while measuring (5th and 95th percentile), and the stall ratio.",
         (limits.BUSY_P95, limits.IDLE_P5, limits.STALL),
         f"{UNIT} benchmarks/jitter.py, as for device-bound.",
-        "Not collected with under two seconds of utilisation samples, or without NVML.",
+        "Not collected with fewer than 12 samples of utilisation over all looks at a setting, or without NVML.",
     ),
     Page(
         "low-steady-gpu",
@@ -61,9 +61,9 @@ PAGES = (
         "same to NVML, so the steps decide. Where the device was measured alone at two batch sizes, the share of a "
         "step that does not grow with the batch decides, and not utilisation.",
         "NVML utilisation, the stall ratio, and t(B) = a + b B through the resident batches.",
-        (limits.BUSY_P95, limits.STALL, limits.FIXED_COST),
+        (limits.BUSY_P95, limits.STALL, limits.FIXED_COST, limits.LAUNCH),
         f"{UNIT} benchmarks/jitter.py, as for device-bound.",
-        "Not collected with under two seconds of utilisation samples, or without NVML.",
+        "Not collected with fewer than 12 samples of utilisation over all looks at a setting, or without NVML.",
     ),
     Page(
         "noise-scale",
@@ -94,8 +94,8 @@ PAGES = (
         "Share of bytes that storage delivered (/proc/<pid>/io), and of a worker's time off the cores (schedstat).",
         (limits.STALL, limits.MISS, limits.BLOCKED, limits.SATURATED, limits.PLATEAU),
         f"{UNIT} {LIVE}.",
-        "Network and overlay file systems count no misses; then blocked workers alone decide. Silent where the cores "
-        "are used up: a thread that waits for others of its process looks blocked too.",
+        "Network and overlay file systems count no misses; then blocked workers alone decide, with low confidence. "
+        "Silent where the cores are used up: a thread that waits for others of its process looks blocked too.",
     ),
     Page(
         "slow-samples",
@@ -126,7 +126,8 @@ PAGES = (
         "the step's time.",
         (limits.FIXED_COST, limits.LAUNCH),
         f"{UNIT} With a replayed device the launches are by construction. {NO_GPU}",
-        "Two sizes are measured only where --batch-size allows a larger one.",
+        "Two sizes are measured only where --batch-size allows a larger one. With one size nothing is said of steps "
+        "that wait for the device: the host turns meanwhile, and looks as if it were launching.",
     ),
     Page(
         "main-process-bound",
@@ -170,7 +171,7 @@ PAGES = (
         "queue helps, and more workers do not.",
         "What the workers could deliver if they never waited for work, by what the device takes; spread of a batch's "
         "time.",
-        (limits.STALL, limits.CAPACITY, limits.SPREAD, limits.HANDOVER_SPARE),
+        (limits.STALL, limits.CAPACITY, limits.SPREAD, limits.HANDOVER_SPARE, limits.LONG_BATCH),
         UNIT,
         WORKERS_ONLY,
     ),
@@ -199,7 +200,7 @@ PAGES = (
         "The control group has a CPU quota, and its processes use it up and must wait for the next period. It is most "
         "of a stall only where the share of such periods is half of the stall or more; else it ranks behind.",
         "nr_throttled by nr_periods of the tightest quota, in cpu.stat, while measuring.",
-        (limits.QUOTA, limits.STALL),
+        (limits.QUOTA, limits.STALL, limits.MOST),
         f"{UNIT} Recorded files of both cgroup versions.",
         "Not collected without a quota, or where the group counts no periods.",
     ),
@@ -207,11 +208,12 @@ PAGES = (
         "memory-growth",
         "Each sample costs memory that stays: reading a Python object writes its reference count, and the page that "
         "workers shared with their parent is copied.",
-        "Proportional set size after the first batch and at the end, batches on their way left out, projected over an "
-        "epoch; what is under 64 MiB a worker is taken for its allocator's.",
-        (limits.GROWTH, limits.GROWTH_OWN),
+        "Proportional set size after the first batch and at the end, batches on their way and pages of files left out, "
+        "projected over an epoch.",
+        (limits.GROWTH, limits.GROWTH_OWN, limits.GROWTH_SEEN),
         UNIT,
-        "Not collected where smaps_rollup cannot be read, or without a length.",
+        "Not collected where smaps_rollup cannot be read, or without a length. A list of paths that is copied page by "
+        "page over a whole epoch grows too slowly for a trial of seconds, and is not told from an allocator.",
     ),
     Page(
         "pin-pressure",
@@ -233,7 +235,7 @@ PAGES = (
     Page(
         "throttled-gpu",
         "Heat, or a failing power supply, held the GPU's clocks down. A power cap is no fault and left out.",
-        "NVML's violation counters, or its clock event reasons at each look.",
+        "NVML's violation counters, or its clock event reasons at five looks, one a second, or more.",
         (limits.THROTTLED,),
         f"{UNIT} Recorded drivers.",
         "Not collected without NVML.",
@@ -274,7 +276,7 @@ PAGES = (
         "The machine read pages back from swap: what was swapped out is waited for. It is most of a stall only where "
         "that many pages, read one by one from a disk, can have taken half of it; else it ranks behind.",
         "pswpin of /proc/vmstat over the trial, of the whole machine.",
-        (limits.SWAPPED, limits.STALL),
+        (limits.SWAPPED, limits.STALL, limits.MOST),
         UNIT,
         "Not collected where the kernel does not count it.",
     ),
@@ -291,7 +293,7 @@ PAGES = (
         "The evidence is missing or contradicts itself: the causes that it cannot tell apart are named, with what to "
         "run.",
         "What two rules would have needed.",
-        (limits.STALL, limits.PLATEAU, limits.INFLATED),
+        (limits.STALL, limits.PLATEAU, limits.INFLATED, limits.HOST_WAITS),
         UNIT,
     ),
     Page(

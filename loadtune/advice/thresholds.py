@@ -37,6 +37,26 @@ SEVERE_STALL = Threshold(
     "TensorFlow Profiler: highly input-bound from 20 %",
     "decides between advice and warning only",
 )
+MOST = Threshold(
+    "most_of_stall_ratio",
+    0.5,
+    f"{OWN}: most of it",
+    "lower lets a trifle take the place of the right advice; higher asks for workers beside a quota that they would "
+    "use up",
+)
+HOST_WAITS = Threshold(
+    "data_wait_of_stall_ratio",
+    0.5,
+    f"{OWN}: the host waits longer than the device, whose queue covers for it; with less than half it was busy itself",
+    "lower blames the loader for a busy host, higher leaves stalls of short steps undecided",
+)
+LONG_BATCH = Threshold(
+    "long_batch_spreads",
+    2.0,
+    f"{OWN}: one batch in twenty is that much longer than the mean, more where the tail is heavy",
+    "higher calls a queue short that is emptied once an epoch",
+    "standard deviations",
+)
 UTILISATION_SOURCE = "SageMaker Debugger LowGPUUtilization: p95 < 70, p5 < 10"
 BUSY_P95 = Threshold(
     "utilisation_p95", 0.7, UTILISATION_SOURCE, "lower calls an idle GPU busy, and its jitter goes unseen"
@@ -185,6 +205,13 @@ GROWTH_OWN = Threshold(
     0.25,
     f"{OWN}: share of what the training's processes held at first that one epoch would add",
     "lower tells of caches that fill, higher misses copied pages on a machine with memory to spare",
+)
+GROWTH_SEEN = Threshold(
+    "growth_per_worker_bytes",
+    64 * 2.0**20,
+    "benchmarks/diagnosis.py: healthy allocators settle by up to 40 MiB where samples take megabytes",
+    "lower projects that noise over an epoch; higher waits for growth that a trial of seconds does not show",
+    "bytes",
 )
 PINNED = Threshold(
     "pinned_ratio",

@@ -6,10 +6,10 @@ takes the place of what is gone, so the truth lies at or below the bound.
 
 from dataclasses import dataclass
 
-from loadtune.advice.case import Case, capacity_per_s, data_wait_s, step_times, used_cores, worker_times
+from loadtune.advice.case import Case, capacity_per_s, data_wait_s, launch_s, step_times, used_cores, worker_times
 from loadtune.advice.rules.speaking import has_idle_cores, stalled
 from loadtune.advice.worth import device_rate_per_s, samples_per_batch
-from loadtune.records.measurement import TrialResult, WorkerTimes
+from loadtune.records.measurement import WorkerTimes
 from loadtune.records.report import WhatIf
 
 DOUBLE = 2.0
@@ -114,21 +114,16 @@ def _faster_device(case: Case, limits: _Limits) -> WhatIf:
     name, times = "a GPU twice as fast", step_times(case.chosen)
     if times is None:
         return WhatIf(change=name, reason="the steps were not decomposed")
-    step_s = max(times.gap_s + times.copy_s + times.compute_s / DOUBLE, _launch_s(case, case.chosen))
+    launch = launch_s(case, case.chosen) or 0.0  # not known, it bounds nothing
+    step_s = max(times.gap_s + times.copy_s + times.compute_s / DOUBLE, launch)
     if step_s <= 0:
         return WhatIf(change=name, reason="a step takes no time")
     if case.chosen.settings.num_workers == 0:
         step_s += times.stall_s
-        host_s = data_wait_s(case.chosen) + _launch_s(case, case.chosen)
+        host_s = data_wait_s(case.chosen) + launch
         return limits.bound(name, None, device=samples_per_batch(case.chosen) / max(step_s, host_s))
     # The rate alone was seen in another trial, so its half of the gain counts for it as well.
     gained = max(times.device_s / step_s, 1.0)
     reason = "" if limits.loader is not None else "the loader's own limit was not measured"
     fastest = max(limits.device * gained, samples_per_batch(case.chosen) / step_s)
     return limits.bound(name, limits.loader, device=fastest, reason=reason)
-
-
-def _launch_s(case: Case, trial: TrialResult) -> float:
-    """Return the host's CPU seconds to queue a step, which no device shortens; 0 on a CPU, where it is the step."""
-    launch_s = None if trial.measurement is None else trial.measurement.launch_cpu_s
-    return 0.0 if launch_s is None or case.device == "cpu" else launch_s

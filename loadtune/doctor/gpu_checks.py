@@ -3,6 +3,7 @@
 from loadtune.doctor.readings import Readings
 from loadtune.doctor.subject import Subject
 from loadtune.monitor.gpu_inspection import GpuState
+from loadtune.monitor.visible_devices import find_visible
 from loadtune.records.diagnosis import Line
 from loadtune.records.report import Evidence
 from loadtune.render.words import format_bytes, format_percent
@@ -76,11 +77,18 @@ def visible_devices(readings: Readings) -> Line | None:
     if chosen is None or not readings.driver.gpus:
         return None
     first = chosen.split(",")[0].strip()
+    why = "CUDA sees no GPU, so a training runs on the CPU"
     if first in {"", "-1", "NoDevFiles"}:
-        why = "CUDA sees no GPU, so a training runs on the CPU"
         return VISIBLE.warning(
             f"{chosen!r} hides every GPU", why, "unset CUDA_VISIBLE_DEVICES, or export the index of one"
         )
+    gpus = [gpu.info for gpu in readings.driver.gpus]
+    shown = find_visible(chosen, readings.host.settings.get("CUDA_DEVICE_ORDER"), gpus)
+    # GPUs that this process may not ask about count in CUDA's numbers all the same.
+    if shown.reason is None and not shown.uuids and not readings.driver.left_out:
+        count = f"{len(gpus)} {'GPU' if len(gpus) == 1 else 'GPUs'}"
+        fix = "unset CUDA_VISIBLE_DEVICES, or export an index or UUID that nvidia-smi -L lists"
+        return VISIBLE.warning(f"{chosen!r} names none of the {count} here", why, fix)
     return VISIBLE.ok(chosen)
 
 

@@ -43,17 +43,19 @@ def _check(index: int, note_device: Callable[[str], None]) -> CudaDevice:
     except RuntimeError as error:
         failure = _first_line(error)
         return CudaDevice(index=index, name=properties.name, uuid=uuid, failure=failure, copies_reason=failure)
-    note_device(uuid)
     try:
-        return CudaDevice(index=index, name=properties.name, uuid=uuid, copies=_measure_copies(device))
+        copies = _measure_copies(device, lambda: note_device(uuid))
+        return CudaDevice(index=index, name=properties.name, uuid=uuid, copies=copies)
     except RuntimeError as error:  # out of memory, on the device or for pinning
         return CudaDevice(index=index, name=properties.name, uuid=uuid, copies_reason=_first_line(error))
 
 
-def _measure_copies(device: torch.device) -> CopyRates:
+def _measure_copies(device: torch.device, note_begin: Callable[[], None]) -> CopyRates:
+    """Return the rates of copies; `note_begin` is called when all memory is there and copies follow without a pause."""
     pinned = torch.empty(COPY_BYTES, dtype=torch.uint8, pin_memory=True)
     pageable = torch.ones(COPY_BYTES, dtype=torch.uint8)  # written: pages that never were are all the same one
     there = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device)
+    note_begin()
     return CopyRates(
         pinned_to_device_bytes_per_s=_measure_copy(there, pinned, device),
         pageable_to_device_bytes_per_s=_measure_copy(there, pageable, device),

@@ -121,7 +121,7 @@ def judge_swap(swap_used_bytes: int | None) -> Hazard | None:
     return Hazard(
         f"{_mib(swap_used_bytes)} of swap are in use",
         "memory was short, and pages may come back slowly",
-        "end what needs the memory, or switch swap off while measuring (sudo swapoff -a)",
+        "end what needs the memory; where as much memory is free, sudo swapoff -a brings it back at once",
     )
 
 

@@ -76,6 +76,7 @@ class Sampler:
         self._kills_before = self._machine.read_oom_kills()
         self._swapped_before = self._machine.read_swapped_in_bytes()
         self._pss_first_bytes: int | None = None
+        self._pss_first_file_bytes: int | None = None
         self._pss_first_processes = 0
         self._cpu_s = 0.0
         self._ending = threading.Event()
@@ -130,6 +131,7 @@ class Sampler:
     def read_first_pss(self) -> None:
         """Read it early, before what is measured, so that the later reading tells growth."""
         self._pss_first_bytes, self._pss_bytes = self.read_pss(), None
+        self._pss_first_file_bytes = self._pss_file_bytes()
         self._pss_first_processes = sum(tree.pss_processes for tree in self._trees)
         self._dropped.pop("pss_bytes", None)
 
@@ -218,7 +220,8 @@ class Sampler:
         kills, watched_s = self._count_oom_kills(), self._clock() - self._started_s
         first, swapped = self._pss_first_bytes if self._has_same_processes() else None, self._count_swapped_in()
         figures = {**means, "peak_memory_bytes": self._peak_bytes, "pss_bytes": self._pss_bytes, "oom_kills": kills}
-        figures |= {"pss_first_bytes": first, "swapped_in_bytes": swapped}
+        file_growth = None if first is None or self._pss_bytes is None else self._grown_in_files()
+        figures |= {"pss_first_bytes": first, "pss_file_growth_bytes": file_growth, "swapped_in_bytes": swapped}
         marked = None if self._measuring is None else (start_s - self._started_s, end_s - self._started_s)
         return ResourceTrace(
             started_monotonic_s=self._started_s,
@@ -230,6 +233,7 @@ class Sampler:
             peak_memory_bytes=self._peak_bytes,
             pss_bytes=self._pss_bytes,
             pss_first_bytes=first,
+            pss_file_growth_bytes=file_growth,
             swapped_in_bytes=swapped,
             mean_worker_cores=means["mean_worker_cores"],
             mean_main_cores=means["mean_main_cores"],
@@ -246,6 +250,15 @@ class Sampler:
     def _has_same_processes(self) -> bool:
         """Say whether both readings of the proportional set size are of as many processes, and so can be compared."""
         return sum(tree.pss_processes for tree in self._trees) == self._pss_first_processes
+
+    def _pss_file_bytes(self) -> int | None:
+        """Return what of the last proportional set size was pages of files; None where a kernel does not tell."""
+        known = [tree.pss_file_bytes for tree in self._trees if tree.pss_file_bytes is not None]
+        return sum(known) if known and len(known) == len(self._trees) else None
+
+    def _grown_in_files(self) -> int | None:
+        now, first = self._pss_file_bytes(), self._pss_first_file_bytes
+        return None if now is None or first is None else max(0, now - first)
 
     def _count_swapped_in(self) -> int | None:
         """Return what came back from swap since this began; None where it is not counted."""
@@ -268,6 +281,7 @@ class Sampler:
         general = {
             "pss_bytes": "it was not asked for",
             "pss_first_bytes": "it was not read early, or not of the same number of processes",
+            "pss_file_growth_bytes": "not read twice, of the same number of processes, or the kernel tells no files",
             "swapped_in_bytes": "/proc/vmstat does not count it",
             "peak_memory_bytes": "no process is watched",
             "oom_kills": "neither /proc/vmstat nor the cgroup counts them",

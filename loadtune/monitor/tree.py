@@ -84,6 +84,8 @@ class TreeReader:
         """Why the last read_pss_bytes gave None."""
         self.pss_processes = 0
         """Processes that the last read_pss_bytes looked at: two figures compare only where these are alike."""
+        self.pss_file_bytes: int | None = None
+        """Of the last figure, pages of files (libraries, memory maps), which the kernel may drop; None: not told."""
         self._proc, self._clock = proc, clock
         self._members: dict[int, _Member] = {}
         self._seen: set[int] = set()
@@ -131,6 +133,7 @@ class TreeReader:
         Costs about 15 ms of CPU a process, and holds its memory map meanwhile: call it outside of what is measured.
         """
         total, self.pss_reason = 0, None
+        files: list[int | None] = []
         pids = {*self._members, *self._children()}
         self.pss_processes = len(pids)
         for pid in pids:
@@ -141,7 +144,11 @@ class TreeReader:
             except OSError as error:
                 self.pss_reason = f"/proc/<pid>/smaps_rollup: {error.strerror}"
                 return None
-            total += parse_counters(text).get("Pss", 0)
+            counters = parse_counters(text)
+            total += counters.get("Pss", 0)
+            files.append(counters.get("Pss_File"))
+        told = [each for each in files if each is not None]
+        self.pss_file_bytes = sum(told) if len(told) == len(files) else None
         if total == 0:
             self.pss_reason = "no process of the tree could be read"
         return total or None

@@ -128,6 +128,10 @@ class ResourceTrace(Record, frozen=True, kw_only=True):
     pss_first_bytes: Annotated[
         int | None, Meta(description="The same after the first batch; with pss_bytes it tells growth.")
     ] = None
+    pss_file_growth_bytes: Annotated[
+        int | None,
+        Meta(description="Of that growth, pages of files (libraries, memory maps), which the kernel may drop."),
+    ] = None
     swapped_in_bytes: Annotated[
         int | None, Meta(description="Read back from swap by the whole machine during the trial.")
     ] = None

@@ -86,13 +86,22 @@ def test_gpus_that_may_not_be_asked_about_are_named() -> None:
 
 @pytest.mark.parametrize(
     ("chosen", "severity"),
-    [("0", OK), ("2,3", OK), ("GPU-8c1a", OK), ("", WARNING), ("-1", WARNING), ("-1,0", WARNING), ("0,-1", OK)],
+    [("0", OK), ("2,3", WARNING), ("GPU-8c1a", OK), ("", WARNING), ("-1", WARNING), ("-1,0", WARNING), ("0,-1", OK)],
 )
 def test_a_variable_that_hides_every_gpu_is_warned_of(chosen, severity) -> None:
     """What comes after the first invalid entry is not seen by CUDA."""
     line = visible_devices(settings(CUDA_VISIBLE_DEVICES=chosen))
     assert line is not None
     assert line.severity is severity
+
+
+def test_a_variable_may_name_what_this_process_may_not_ask_about() -> None:
+    """Of two GPUs one is refused: CUDA's second index is there all the same."""
+    refused = (Unavailable(reading="gpus[1]", reason="the driver gives no permission"),)
+    here = settings(CUDA_VISIBLE_DEVICES="1")
+    line = visible_devices(replace(here, driver=replace(here.driver, left_out=refused)))
+    assert line is not None
+    assert line.severity is OK
 
 
 def test_variables_say_nothing_where_they_are_not_set_or_there_is_no_gpu() -> None:

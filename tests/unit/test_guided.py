@@ -10,6 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from loadtune.advice.axes import worker_ladder
+from loadtune.advice.case import UTILISATION_SAMPLES_MIN
 from loadtune.advice.feasibility import Obstacle
 from loadtune.advice.guided import GuidedSearch
 from loadtune.advice.search import is_end_to_end
@@ -241,6 +242,13 @@ def test_a_leg_that_did_not_fit_waits():
     assert search.ask(0.5) is None
     assert "Not measured" in search.notes()[-1]
     assert search.ask(60.0).role == "baseline"
+
+
+def test_a_watched_baseline_is_looked_at_for_longer():
+    """Percentiles of GPU utilisation want twelve samples; nothing else does."""
+    watched = GuidedSearch(BASELINE, LADDER, (16,), cores=CORES, is_watched=True)
+    first, plain = watched.ask(60.0), GuidedSearch(BASELINE, LADDER, (16,), cores=CORES).ask(60.0)
+    assert first.measure_s / 0.2 > UTILISATION_SAMPLES_MIN > plain.measure_s / 0.2
 
 
 def test_larger_batches_are_measured_while_device_and_loader_gain():

@@ -432,6 +432,17 @@ def test_pss_counts_workers_that_no_scan_has_seen_yet(tree):
     reader.close()
 
 
+def test_pages_of_files_are_told_where_the_kernel_does(tree):
+    """Not every kernel has Pss_File in smaps_rollup."""
+    tree.put(100, 1, 50, pss_kib=100)
+    reader = TreeReader(100, proc=tree.folder)
+    assert (reader.read_pss_bytes(), reader.pss_file_bytes) == (100 * 1024, None)
+    rollup = tree.folder / "100/smaps_rollup"
+    rollup.write_text(f"{rollup.read_text()}Pss_File: 30 kB\n")
+    assert (reader.read_pss_bytes(), reader.pss_file_bytes) == (100 * 1024, 30 * 1024)
+    reader.close()
+
+
 @pytest.mark.usefixtures("scan_always")
 def test_pss_is_summed_over_the_living(tree):
     """A worker that ends in between is left out; none at all is None with a reason."""

@@ -483,6 +483,14 @@ def test_batches_on_their_way_are_no_growth(grown_mib, is_told):
     assert ("memory-growth" in found) == is_told
 
 
+def test_pages_of_a_memory_map_are_no_growth():
+    """np.memmap and LMDB fill the page cache, and a numpy array would not help."""
+    memory = IDLE | {"pss_first_bytes": GIB, "pss_bytes": GIB + 300 * 2**20}
+    assert "memory-growth" in rules(run(samples_seen=1000, trace=memory))
+    mapped = memory | {"pss_file_growth_bytes": 200 * 2**20}
+    assert "memory-growth" not in rules(run(samples_seen=1000, trace=mapped))
+
+
 def test_pinned_queues_are_held_against_memory():
     pinned = Settings(num_workers=2, batch_size=16, pin_memory=True)
     assert rules(run(settings=pinned, batch_bytes=GIB // 2))["pin-pressure"].severity == "advice"
@@ -695,7 +703,7 @@ def test_more_workers_hide_waiting_only_where_cores_are_left():
     blocked = times(cpu_s_per_sample=0.001, blocked_s_per_sample=0.018)
     idle = rules(run(stall=0.5, worker=blocked))
     taken = rules(run(stall=0.5, worker=blocked, trace=IDLE | {"mean_foreign_cores": 2.8}))
-    assert "more workers" in idle["loader-bound"].action
+    assert "num_workers=" in idle["loader-bound"].action
     assert "storage-bound" not in idle
     assert "loader-bound" not in taken
     assert "local copy" in taken["storage-bound"].action

@@ -36,6 +36,7 @@ class FakeTree:
     pss_reason = None
 
     pss_processes = 1
+    pss_file_bytes = 200
 
     def __init__(self, clock):
         self.clock = clock
@@ -258,6 +259,14 @@ def test_miss_ratio_is_storage_over_all_bytes():
     assert bench.sampler.stop().miss_ratio == 1.0
 
 
+def test_what_a_memory_map_reads_came_from_storage():
+    """LMDB and memmap fault pages in: the kernel counts their bytes, and no read() does."""
+    bench = Bench()
+    bench.tree.disk, bench.tree.chars = 4_000_000, 1_000
+    bench.run(11)
+    assert bench.sampler.stop().miss_ratio == 1.0
+
+
 def test_unreadable_io_is_none_with_its_reason():
     """And so are the rates of the samples."""
     bench = Bench()
@@ -374,6 +383,23 @@ def test_the_early_pss_is_kept_where_it_is_of_the_same_processes():
     bench.sampler.read_pss()
     trace = bench.sampler.stop()
     assert (trace.pss_first_bytes, trace.pss_bytes) == (None, 900)
+    assert (trace.pss_file_growth_bytes, "pss_file_growth_bytes" in reasons(trace)) == (None, True)
+
+
+def test_growth_in_files_is_told_apart():
+    """None, with its reason, where a kernel does not tell it."""
+    bench = Bench()
+    bench.sampler.read_first_pss()
+    bench.tree.pss, bench.tree.pss_file_bytes = 1000, 450
+    bench.sampler.read_pss()
+    assert bench.sampler.stop().pss_file_growth_bytes == 250
+    bench = Bench()
+    bench.sampler.read_first_pss()
+    bench.tree.pss_file_bytes = None
+    bench.sampler.read_pss()
+    trace = bench.sampler.stop()
+    assert trace.pss_file_growth_bytes is None
+    assert "the kernel tells no files" in reasons(trace)["pss_file_growth_bytes"]
 
 
 def test_what_came_back_from_swap_is_counted_from_the_start():

@@ -148,8 +148,8 @@ def pinned_workers(case: Case) -> Finding | None:
         severity="info" if stall is None else "warning",
         title=f"All workers are held to {cpus}",
         detail=f"{workers} workers may run on {cpus} together; this process may use {usable:g} cores.",
-        action="Find what sets the affinity in the workers (an import, or worker_init_fn) and reset it there: "
-        "os.sched_setaffinity(0, range(os.cpu_count())).",
+        action="Find what sets the affinity in the workers (an import, or worker_init_fn), or undo it: "
+        "cpus = os.sched_getaffinity(0) as the script begins, os.sched_setaffinity(0, cpus) in worker_init_fn.",
         evidence=(
             plain("worker_cpus", float(setup.cpus)),
             plain("usable_cores", usable, "cores"),

@@ -10,13 +10,14 @@ from loadtune.advice.case import (
     StepTimes,
     describe,
     late_s,
+    launch_s,
     resident_trials,
     spare_ratio,
     stall_ratio,
     step_times,
     taking_cpu_s,
 )
-from loadtune.advice.growth import ask_for_twice, is_exhausted
+from loadtune.advice.growth import COMPILE, ask_for_twice, is_exhausted
 from loadtune.advice.pipeline import DeviceLine, fit_device
 from loadtune.advice.rules.loader import are_fast_enough
 from loadtune.advice.rules.speaking import plain, stalled
@@ -33,17 +34,17 @@ from loadtune.advice.thresholds import (
 from loadtune.advice.worth import samples_per_batch, worth_of_share, worth_of_step_time
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Evidence, Finding
-from loadtune.records.resources import ResourceTrace
+from loadtune.records.resources import GpuState, ResourceTrace
 from loadtune.schedule.rules import BATCH_NORM_BATCH_SIZE
 
-COMPILE_ACTION = (
-    "Lower the fixed cost, as torch.compile(mode='reduce-overhead') does: by the noise scale a larger batch is no gain."
-)
-"""What is left to do about fixed costs where the batch must not grow."""
+COMPILE_ACTION = f"{COMPILE}: by the noise scale a larger batch is no gain."
 THERMAL_CAUSES = frozenset({"thermal"})
 THERMAL_REASONS = frozenset({"hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake", "throttled"})
 """What holds a GPU's clocks down because of heat or a failing supply: by counter, and by what was active at a look. A
 power cap is left out: a loaded data-centre GPU runs at it."""
+HEAT_LOOKS_MIN = 5
+"""Looks at what holds the clocks down, one a second over all trials, from which their share is told. Among fewer, one
+look makes it a quarter or more."""
 PCIE_LANE_BYTES_PER_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 """One lane's bytes a second by generation: 2.5 and 5 GT/s with 8b/10b, 8 to 32 GT/s with 128b/130b, 64 GT/s in flits of
 242 by 256 bytes; over 8 bits. What packets cost is not taken off, so no copy reaches it."""
@@ -123,7 +124,7 @@ def launch_bound(case: Case) -> Finding | None:
         return None
     line, own = device_line(case), trial.settings.batch_size
     share = None if line is None else fixed_cost_ratio(line, own)
-    launch = launch_ratio(trial, times)
+    launch = launch_ratio(case, trial)
     is_fixed = share is not None and share >= FIXED_COST.value
     is_launching = share is None and launch is not None and launch >= LAUNCH.value
     if not is_fixed and not is_launching:
@@ -169,10 +170,10 @@ def fixed_cost_ratio(line: DeviceLine, batch_size: int) -> float:
     return line.fixed_s / step_s if step_s > 0 else 0.0
 
 
-def launch_ratio(trial: TrialResult, times: StepTimes) -> float | None:
-    """Return the host's CPU time to queue a step by the device's time for it; None where not measured."""
-    launch_s = None if trial.measurement is None else trial.measurement.launch_cpu_s
-    return None if launch_s is None or times.device_s <= 0 else launch_s / times.device_s
+def launch_ratio(case: Case, trial: TrialResult) -> float | None:
+    """Return the host's CPU time to queue a step by the device's time for it; None where not known."""
+    launch, times = launch_s(case, trial), step_times(trial)
+    return None if launch is None or times is None or times.device_s <= 0 else launch / times.device_s
 
 
 def synchronising_step(case: Case) -> Finding | None:
@@ -226,10 +227,12 @@ def _unqueued_s(case: Case, times: StepTimes) -> float:
 
 def throttled_gpu(case: Case) -> Finding | None:
     """Heat, or a failing supply, held the GPU's clocks down: its rates are those of a slower one."""
-    shares = [(share, trial) for trial in case.trials if trial.trace is not None and (share := _held_down(trial.trace))]
-    if not shares or max(share for share, _ in shares) <= THROTTLED.value:
+    counted = [(share, trial) for trial in case.trials if (share := _counted_heat(trial)) is not None]
+    looked = _looked_heat(case)
+    shares = counted if looked is None else [*counted, (looked, case.chosen)]
+    worst, trial = max(shares, key=lambda each: each[0], default=(0.0, case.chosen))
+    if worst <= THROTTLED.value:
         return None
-    worst, trial = max(shares, key=lambda each: each[0])
     return Finding(
         rule="throttled-gpu",
         severity="warning",
@@ -245,30 +248,42 @@ def throttled_gpu(case: Case) -> Finding | None:
 def _worth_of_clocks(case: Case, trial: TrialResult) -> float | None:
     """Return what the highest clock would win over the mean one while measuring; None where clocks are not known."""
     most = None if case.gpu is None else case.gpu.max_sm_clock_mhz
-    states = () if trial.trace is None else trial.trace.gpu_states
+    states = [] if trial.trace is None else _states(trial.trace)
     seen = [each.sm_clock_mhz for each in states if each.sm_clock_mhz]
     if not most or not seen or stalled(case.chosen) is not None:
         return None
     return worth_of_share(case.chosen, 1.0 - sum(seen) / len(seen) / most)
 
 
-def _held_down(trace: ResourceTrace) -> float | None:
-    """Return the share of the time with the clocks held down, by the counters or by looks while measuring."""
-    counted = [] if trace.gpu_use is None or trace.gpu_use.throttled is None else trace.gpu_use.throttled
-    ratio = sum(each.ratio for each in counted if each.cause in THERMAL_CAUSES)
+def _states(trace: ResourceTrace) -> list[GpuState]:
+    """Return the looks at clocks and what holds them down while measuring."""
     begin_s, end_s = trace.measuring_s or (-math.inf, math.inf)
-    looks = [
-        not THERMAL_REASONS.isdisjoint(state.throttle_reasons)
-        for state in trace.gpu_states
-        if state.throttle_reasons is not None and begin_s <= state.at_s <= end_s
-    ]
-    return max(ratio, sum(looks) / len(looks)) if looks else ratio or None
+    return [each for each in trace.gpu_states if begin_s <= each.at_s <= end_s]
+
+
+def _counted_heat(trial: TrialResult) -> float | None:
+    """Return the share of the measured time with the clocks held down by heat; None where no counter tells it."""
+    use = None if trial.trace is None else trial.trace.gpu_use
+    if use is None or use.throttled is None:
+        return None
+    return sum(each.ratio for each in use.throttled if each.cause in THERMAL_CAUSES)
+
+
+def _looked_heat(case: Case) -> float | None:
+    """Return the share of all looks while measuring that met clocks held down; None with too few to say."""
+    trials = {id(each): each for each in (*case.trials, *case.others)}.values()
+    states = [state for each in trials if each.trace is not None for state in _states(each.trace)]
+    known = [state.throttle_reasons for state in states if state.throttle_reasons is not None]
+    if len(known) < HEAT_LOOKS_MIN:
+        return None
+    return sum(not THERMAL_REASONS.isdisjoint(reasons) for reasons in known) / len(known)
 
 
 def shared_gpu(case: Case) -> Finding | None:
     """Others computed on the GPU meanwhile: time and memory were not the trial's alone."""
     uses = [trial.trace.gpu_use for trial in case.trials if trial.trace is not None and trial.trace.gpu_use is not None]
-    ratio = max((use.other_sm_ratio or 0.0 for use in uses), default=0.0)
+    known = [use.other_sm_ratio for use in uses if use.other_sm_ratio is not None]
+    ratio = max(known, default=0.0)
     processes = max((use.other_processes or 0 for use in uses), default=0)
     if ratio <= OTHER_SM.value and not processes:
         return None
@@ -280,7 +295,10 @@ def shared_gpu(case: Case) -> Finding | None:
         title="One other process is on the GPU" if processes == 1 else "Other processes are on the GPU",
         detail=f"{told} GPU utilisation and memory are not the trial's alone.",
         action="Measure again on a GPU of its own, if the training will have one." if is_busy else None,
-        evidence=(Evidence(name="other_processes", value=processes, threshold=0), OTHER_SM.evidence(ratio)),
+        evidence=(
+            Evidence(name="other_processes", value=processes, threshold=0),
+            *((OTHER_SM.evidence(ratio),) if known else ()),
+        ),
         confirm="nvidia-smi lists the processes.",
         worth_per_s=worth_of_share(case.chosen, ratio) if is_busy and stalled(case.chosen) is None else None,
     )
@@ -300,8 +318,9 @@ def small_batch_norm(case: Case) -> Finding | None:
     return Finding(
         rule="small-batch-norm",
         severity="info",
-        title=f"BatchNorm sees {batch_size} samples a step",
-        detail=f"Below {BATCH_NORM_BATCH_SIZE} a device its statistics are poor; accumulation is no cure.",
+        title=f"{batch_size} samples a step are few for BatchNorm",
+        detail=f"Below {BATCH_NORM_BATCH_SIZE} a device its statistics are poor; accumulation is no cure. Whether the "
+        "model trains BatchNorm was not looked at.",
         action="If the model trains BatchNorm: GroupNorm, SyncBatchNorm, or frozen statistics.",
         evidence=(evidence,),
         confirm="Validation accuracy with SyncBatchNorm or GroupNorm beside it.",

@@ -1,10 +1,13 @@
 """Is the loader the limit, and by what? Workers too few, samples too slow, queues too short, starts too long."""
 
+import math
+
 from loadtune.advice.case import (
     Case,
     blocked_ratio,
     capacity_per_s,
     describe,
+    is_cold,
     looked_capacity_per_s,
     main_work_cores,
     miss_ratio,
@@ -22,8 +25,8 @@ from loadtune.advice.thresholds import (
     CAPACITY,
     HANDOVER_CORES,
     HANDOVER_SPARE,
+    LONG_BATCH,
     MAIN_CORES,
-    MISS,
     PLATEAU,
     REPEATED,
     SLOW_EXCESS,
@@ -35,22 +38,22 @@ from loadtune.advice.worth import device_rate_per_s, samples_per_batch, worth_of
 from loadtune.records.measurement import TrialResult, WorkerTimes
 from loadtune.records.report import Evidence, Finding
 
-LONG_SPREADS = 2.0
-"""Standard deviations by which a long batch is longer than the mean: one in twenty, or more where the tail is heavy.
-More calls a queue short that is emptied once an epoch."""
+FEED_MARGIN = 1.15
+"""What the loader should make by what the device takes: batches are uneven. With less the device waits now and then,
+more costs memory alone."""
 
 
 def loader_bound(case: Case) -> Finding | None:
     """The device waits while cores are idle, and nothing speaks against more workers: they hide what each waits for."""
     trial = case.chosen
     stall, cores = stalled(trial), used_cores(trial)
-    if stall is None or cores is None or not has_idle_cores(case, trial) or miss_ratio(trial) >= MISS.value:
+    if stall is None or cores is None or not has_idle_cores(case, trial) or is_cold(trial):
         return None
     if more_workers_won_nothing(case) is not None or are_fast_enough(case):
         return None
     blocked = blocked_ratio(trial)
     waits = blocked is not None and blocked >= BLOCKED.value
-    is_disk_known = trial.trace is not None and trial.trace.miss_ratio is not None
+    is_disk_known = miss_ratio(trial) is not None
     return Finding(
         rule="loader-bound",
         severity=stall_severity(stall),
@@ -63,7 +66,7 @@ def loader_bound(case: Case) -> Finding | None:
             if waits
             else ""
         ),
-        action="Try more workers than the grid held (--num-workers)."
+        action=_ask_for_workers(case, trial)
         + (" Larger reads, or a local copy of the data, end such waiting." if waits else ""),
         evidence=(
             STALL.evidence(stall),
@@ -76,10 +79,19 @@ def loader_bound(case: Case) -> Finding | None:
     )
 
 
+def _ask_for_workers(case: Case, trial: TrialResult) -> str:
+    """Return how many workers to try: as many as make what the device takes, by what a sample takes each of them."""
+    times, device = worker_times(trial), device_rate_per_s(case, trial)
+    wanted = 0 if times is None or device is None else math.ceil(FEED_MARGIN * times.busy_s_per_sample * device)
+    if wanted <= trial.settings.num_workers:
+        return "Try more workers (--num-workers)."
+    return f"Try num_workers={wanted}: so many make what the device takes, at the time a sample takes each now."
+
+
 def is_storage(trial: TrialResult) -> bool:
     """Say whether waiting, by misses or by blocked workers, is most of what the loader does."""
     blocked = blocked_ratio(trial)
-    return miss_ratio(trial) >= MISS.value or (blocked is not None and blocked >= BLOCKED.value)
+    return is_cold(trial) or (blocked is not None and blocked >= BLOCKED.value)
 
 
 def are_fast_enough(case: Case) -> bool:
@@ -182,7 +194,7 @@ def _is_hidden(case: Case, delay_s: float) -> bool:
 def _long_batch_s(trial: TrialResult, times: WorkerTimes) -> float:
     """Return what a long batch takes in a worker; its slow samples add up."""
     usual_s = times.busy_s_per_sample * samples_per_batch(trial)
-    return usual_s * (1.0 + LONG_SPREADS * (times.batch_spread_ratio or 0.0))
+    return usual_s * (1.0 + LONG_BATCH.value * (times.batch_spread_ratio or 0.0))
 
 
 def _name_slowest(times: WorkerTimes) -> tuple[str, str]:

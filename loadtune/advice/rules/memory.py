@@ -2,16 +2,12 @@
 
 from loadtune.advice.case import Case
 from loadtune.advice.rules.speaking import Severity, covers, plain, stalled
-from loadtune.advice.thresholds import GROWTH, GROWTH_OWN, PINNED, STALL, SWAPPED
+from loadtune.advice.thresholds import GROWTH, GROWTH_OWN, GROWTH_SEEN, PINNED, STALL, SWAPPED
 from loadtune.advice.worth import worth_of_stalled_share
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Finding
 
 MIB = 2**20
-GROWTH_MIN_BYTES = 64 * MIB
-"""Growth of each worker below which nothing is concluded from it: allocators and interpreter pages settle in the first
-seconds, by up to 40 MiB where samples take megabytes (the diagnosis benchmark's healthy controls). Lower would project
-that noise over an epoch, and a million samples of it over any limit."""
 PIN_ROUNDING = 2
 """torch rounds a pinned block up to a power of two (CachingHostAllocator): at worst it takes twice the batch."""
 
@@ -35,7 +31,8 @@ def memory_growth(case: Case) -> Finding | None:
     if max(ratio / GROWTH.value, own_ratio / GROWTH_OWN.value) < 1.0:
         return None
     is_near_limit = ratio >= GROWTH.value
-    if seen_bytes < GROWTH_MIN_BYTES * case.chosen.settings.num_workers:
+    each_bytes = seen_bytes / case.chosen.settings.num_workers
+    if each_bytes < GROWTH_SEEN.value:
         return None
     return Finding(
         rule="memory-growth",
@@ -48,6 +45,7 @@ def memory_growth(case: Case) -> Finding | None:
         evidence=(
             GROWTH.evidence(ratio),
             GROWTH_OWN.evidence(own_ratio),
+            GROWTH_SEEN.evidence(each_bytes),
             plain("growth_bytes_per_sample", per_sample, "bytes"),
         ),
         confidence="medium",
@@ -56,15 +54,16 @@ def memory_growth(case: Case) -> Finding | None:
 
 
 def _growth_per_sample_bytes(trial: TrialResult) -> tuple[float, float] | None:
-    """Return growth a sample and growth in all, what batches on their way take left out; None where not read twice.
+    """Return growth a sample and growth in all; None where not read twice.
 
-    The queue holds them, each worker makes another, and the main process has one in hand.
+    Left out is what batches on their way take (the queue holds them, each worker makes another, the main process has
+    one in hand), and pages of files: a memory map fills the page cache, which the kernel empties as it needs.
     """
     trace, measured = trial.trace, trial.measurement
     if trace is None or measured is None or trace.pss_bytes is None or trace.pss_first_bytes is None:
         return None
     queue_bytes = (trial.settings.batches_in_flight + trial.settings.num_workers + 1) * (measured.batch_bytes or 0)
-    grown = trace.pss_bytes - trace.pss_first_bytes - queue_bytes
+    grown = trace.pss_bytes - trace.pss_first_bytes - (trace.pss_file_growth_bytes or 0) - queue_bytes
     samples = measured.samples_seen - trial.settings.batch_size
     return (grown / samples, float(grown)) if samples > 0 and trial.settings.num_workers else None
 

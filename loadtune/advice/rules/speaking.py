@@ -3,19 +3,16 @@
 from typing import Literal
 
 from loadtune.advice.case import Case, stall_ratio, taken_cores, used_cores, wanted_cores
-from loadtune.advice.thresholds import SATURATED, SEVERE_STALL, STALL
+from loadtune.advice.thresholds import MOST, SATURATED, SEVERE_STALL, STALL
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Evidence
 
 Severity = Literal["warning", "advice", "info"]
-MOST_RATIO = 0.5
-"""Share of a stall from which a cause is taken for the stall's: most of it. Own choice. Lower lets a trifle take the
-place of the right advice; higher asks for workers beside a quota that they would use up."""
 
 
 def covers(stall: float, lost_ratio: float) -> bool:
     """Say whether a cause that took at most such a share of the time can be most of a stall."""
-    return lost_ratio >= MOST_RATIO * stall
+    return lost_ratio >= MOST.value * stall
 
 
 def stalled(trial: TrialResult) -> float | None:

@@ -12,13 +12,9 @@ from loadtune.advice.case import (
 )
 from loadtune.advice.rules.loader import are_fast_enough, evidence_of_plateau, is_storage, more_workers_won_nothing
 from loadtune.advice.rules.speaking import has_idle_cores, plain, stalled
-from loadtune.advice.thresholds import FOREIGN, INFLATED, STALL
+from loadtune.advice.thresholds import FOREIGN, HOST_WAITS, INFLATED, STALL
 from loadtune.advice.worth import samples_per_batch, worth_of_feeding
 from loadtune.records.report import Finding
-
-HOST_IDLE_RATIO = 0.5
-"""Share of the device's idle time that the host must have spent waiting for batches for the loader to be its cause. The
-host waits longer than the device, whose queue covers for it; where it waited for less than half, it was busy itself."""
 
 
 def undecided_cores(case: Case) -> Finding | None:
@@ -91,7 +87,7 @@ def undecided_host(case: Case) -> Finding | None:
         return None
     stalled_s = stall * measured.duration_s
     waited_s = sum(window.data_wait_s for window in measured.windows)
-    if waited_s <= 0 or waited_s >= HOST_IDLE_RATIO * stalled_s:
+    if waited_s <= 0 or waited_s >= HOST_WAITS.value * stalled_s:
         return None
     return Finding(
         rule="undecided",

@@ -4,10 +4,10 @@ The two rules of thumb (jittery: more workers; low and steady: a larger batch) a
 step decomposition, because a loader that stalls every step looks low and steady to NVML.
 """
 
-from loadtune.advice.case import Case, describe, stall_ratio, utilisation_percentiles
+from loadtune.advice.case import Case, describe, looks_at, stall_ratio, utilisation_percentiles
 from loadtune.advice.growth import ask_for_twice
-from loadtune.advice.rules.gpu import COMPILE_ACTION, device_line, fixed_cost_ratio
-from loadtune.advice.thresholds import BUSY_P95, FIXED_COST, IDLE_P5, STALL
+from loadtune.advice.rules.gpu import COMPILE_ACTION, device_line, fixed_cost_ratio, launch_ratio
+from loadtune.advice.thresholds import BUSY_P95, FIXED_COST, IDLE_P5, LAUNCH, STALL
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Evidence, Finding
 
@@ -18,7 +18,7 @@ STEADY_RANGE_RATIO = 0.3
 def jittery_gpu(case: Case) -> Finding | None:
     """Busy by bursts: more workers, if the device really waits for data."""
     trial = case.baseline or case.chosen
-    percentiles = utilisation_percentiles(trial)
+    percentiles = utilisation_percentiles(looks_at(case, trial))
     if percentiles is None or percentiles[1] < BUSY_P95.value or percentiles[0] >= IDLE_P5.value:
         return None
     stall, told = (
@@ -50,7 +50,7 @@ def jittery_gpu(case: Case) -> Finding | None:
 def low_steady_gpu(case: Case) -> Finding | None:
     """Low and steady: a larger batch with its learning rate, unless the loader stalls every step."""
     trial = case.baseline or case.chosen
-    percentiles = utilisation_percentiles(trial)
+    percentiles = utilisation_percentiles(looks_at(case, trial))
     if percentiles is None or percentiles[1] >= BUSY_P95.value:
         return None
     stall, evidence = stall_ratio(trial), _utilisation_evidence(percentiles, stall_ratio(trial))
@@ -76,18 +76,47 @@ def low_steady_gpu(case: Case) -> Finding | None:
             detail=f"{told} Only {share:.1%} of a step is a cost that does not grow with the batch.",
             evidence=evidence,
         )
+    return _small_batch(case, trial, percentiles, share, evidence)
+
+
+def _small_batch(
+    case: Case,
+    trial: TrialResult,
+    percentiles: tuple[float, float],
+    share: float | None,
+    evidence: tuple[Evidence, ...],
+) -> Finding:
+    """Return what is said where the loader does not explain it: a larger batch, as sure as fixed costs are known.
+
+    Args:
+        case: The evidence.
+        trial: Whose utilisation is low.
+        percentiles: Of it.
+        share: Of a step, what does not grow with the batch; None where one batch size was measured.
+        evidence: So far.
+    """
+    stall, launch = stall_ratio(trial), launch_ratio(case, trial)
+    is_small = share is not None or (launch is not None and launch >= LAUNCH.value)
+    if share is None and launch is not None:
+        evidence = (*evidence, LAUNCH.evidence(launch))
+    detail = f"Utilisation: p95 {percentiles[1]:.0%} with {describe(trial)}. "
+    detail += _overruled(stall) if stall is None else f"The loader stalls {stall:.1%} of the time."
+    if share is not None:
+        detail += f" {share:.0%} of a step is a cost that does not grow with the batch."
+    elif not is_small:
+        detail += " A step that waits for the device itself looks the same."
+    seems = f"{_low(percentiles)}: the batch {'is' if is_small else 'may be'} small for this device"
+    between = ("launch-bound", "loader-bound") if stall is None else ("launch-bound", "synchronising-step")
     larger = ask_for_twice(case, trial.settings)
-    fixed = "" if share is None else f" {share:.0%} of a step is a cost that does not grow with the batch."
     return Finding(
         rule="low-steady-gpu",
         severity="info" if stall is None else "advice",
-        title=f"GPU utilisation is {_low(percentiles)}: the batch is small for this device",
-        detail=f"{told} "
-        + (_overruled(stall) if stall is None else f"The loader stalls {stall:.1%} of the time.{fixed}"),
+        title=f"GPU utilisation is {seems}",
+        detail=detail,
         action=COMPILE_ACTION if larger is None else f"{larger}.",
         evidence=evidence,
-        confidence="low" if stall is None else "medium" if share is None else "high",
-        between=("launch-bound", "loader-bound") if stall is None else (),
+        confidence="low" if stall is None or not is_small else "medium" if share is None else "high",
+        between=between if stall is None or not is_small else (),
         confirm=f"The device alone does more samples a second at batch_size={2 * trial.settings.batch_size}.",
     )
 

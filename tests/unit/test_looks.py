@@ -1,0 +1,124 @@
+"""What a rule knows from several looks, and what it says where a reading is missing."""
+
+import msgspec
+import pytest
+
+from loadtune.advice.case import Case, launch_s
+from loadtune.advice.growth import ask_for_twice
+from loadtune.records.measurement import Cause, Failure, TrialState
+from loadtune.records.resources import GpuSample, GpuState, GpuUse, Unavailable
+from loadtune.records.settings import Settings
+from tests.unit.test_more_rules import IDLE, LIMITS, alone, rules, run, times
+
+
+def seen(levels, **changes):
+    """A trial whose GPU utilisation NVML kept so, each 0.2 s."""
+    samples = tuple(GpuSample(at_s=place / 5, utilisation_ratio=level) for place, level in enumerate(levels))
+    return run(trace=IDLE | {"gpu": samples}, **changes)
+
+
+def test_utilisation_is_that_of_all_looks_at_a_setting():
+    """One look of a guided search is too short for percentiles; of the device alone or other workers none counts."""
+    chosen, again = seen([0.0, 0.9] * 4, stall=0.3), seen([0.0, 0.9] * 4, stall=0.3, number=2)
+    other = msgspec.structs.replace(again, settings=Settings(num_workers=4, batch_size=16))
+    resident = msgspec.structs.replace(again, feed="resident")
+    assert "jittery-gpu" not in rules(chosen, others=(chosen, other, resident))
+    assert "jittery-gpu" in rules(chosen, others=(chosen, again, other, resident))
+
+
+def test_low_utilisation_alone_is_undecided():
+    """A step that waits for the device looks the same: two batch sizes or the host's launches tell."""
+    low = [0.5] * 30
+    told = rules(seen(low))["low-steady-gpu"]
+    assert (told.between, told.confidence) == (("launch-bound", "synchronising-step"), "low")
+    assert "may be" in told.title
+    launching = rules(seen(low, launch_cpu_s=0.15))["low-steady-gpu"]
+    assert (launching.between, launching.confidence) == ((), "medium")
+    sized = rules(seen(low), others=(alone(100.0), alone(160.0, 32)))["low-steady-gpu"]
+    assert (sized.between, sized.confidence) == ((), "high")
+
+
+def test_launching_takes_no_longer_than_where_nobody_was_in_the_way():
+    """Beside workers the host's CPU time holds waiting for a core; on an H100 it was 18 ms alone and 57 beside them."""
+    beside, resident = run(launch_cpu_s=0.15), alone(100.0, launch_cpu_s=0.02)
+    case = Case(chosen=beside, baseline=None, limits=LIMITS, device="cuda", others=(beside, resident))
+    assert launch_s(case, beside) == 0.02
+    assert "launch-bound" in rules(beside)
+    assert "launch-bound" not in rules(beside, others=(beside, resident))
+    larger = msgspec.structs.replace(resident, settings=Settings(num_workers=0, batch_size=32))
+    case = Case(chosen=beside, baseline=None, limits=LIMITS, device="cuda", others=(larger,))
+    assert launch_s(case, beside) == 0.15
+
+
+def test_a_step_that_waits_for_the_device_tells_nothing_of_launching():
+    """CUDA spins while it waits: a batch that is called too small for that would be grown in vain."""
+    waiting = run(launch_cpu_s=0.15, synchronisations=1, gap=0.2)
+    assert "launch-bound" not in rules(waiting)
+    assert "synchronising-step" in rules(waiting)
+
+
+def test_misses_that_were_not_read_are_not_none():
+    """Nothing is said of this machine's disk, and the finding says why."""
+    blocked = times(cpu_s_per_sample=0.001, blocked_s_per_sample=0.018)
+    more = run(rate=101.0, settings=Settings(num_workers=4, batch_size=16))
+    told = (Unavailable(reading="miss_ratio", reason="/proc/<pid>/io: Permission denied"),)
+    unread = rules(run(stall=0.5, worker=blocked, trace=IDLE | {"unavailable": told}), others=(more,))["storage-bound"]
+    assert "miss_ratio" not in {each.name for each in unread.evidence}
+    assert "Permission denied" in unread.detail
+    assert "disk" not in unread.title
+    assert unread.confidence == "low"
+    warm = rules(run(stall=0.5, worker=blocked, trace=IDLE | {"miss_ratio": 0.0}), others=(more,))["storage-bound"]
+    assert "not for this machine's disk" in warm.title
+    assert {each.name: each.value for each in warm.evidence}["miss_ratio"] == 0.0
+
+
+def test_one_look_at_hot_clocks_is_not_half_of_the_time():
+    """Where no counter tells it, looks at all trials do, those while measuring alone."""
+
+    def looked(*reasons, number=1):
+        states = tuple(GpuState(at_s=float(place), throttle_reasons=each) for place, each in enumerate(reasons))
+        return run(trace=IDLE | {"gpu_states": states, "measuring_s": (0.0, 9.0)}, number=number)
+
+    hot, cool = ("sw_thermal",), ()
+    assert "throttled-gpu" not in rules(looked(hot, cool))
+    often = rules(looked(hot, cool), others=(looked(hot, cool, cool, number=2),))["throttled-gpu"]
+    assert "40%" in often.title
+    before = msgspec.structs.replace(looked(hot, hot, cool, cool, cool, cool, cool).trace, measuring_s=(1.5, 9.0))
+    assert "throttled-gpu" not in rules(msgspec.structs.replace(run(), trace=before))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "names"), [(None, ["other_processes"]), (0.2, ["other_processes", "other_sm_ratio"])]
+)
+def test_what_others_computed_is_told_where_it_was_read(ratio, names):
+    use = GpuUse(other_processes=1, other_sm_ratio=ratio)
+    assert [each.name for each in rules(run(trace=IDLE | {"gpu_use": use}))["shared-gpu"].evidence] == names
+
+
+def test_a_batch_that_ran_out_of_memory_is_not_asked_for():
+    own = run(settings=Settings(num_workers=2, batch_size=16))
+
+    def failed(size):
+        return msgspec.structs.replace(
+            run(settings=Settings(num_workers=2, batch_size=size), number=2),
+            state=TrialState.OUT_OF_MEMORY,
+            measurement=None,
+            rate_per_s=None,
+            failure=Failure(cause=Cause.DEVICE_MEMORY, message="CUDA out of memory"),
+        )
+
+    def asked(*others):
+        return ask_for_twice(Case(chosen=own, baseline=None, limits=LIMITS, device="cuda", others=others), own.settings)
+
+    assert "batch_size=32 ran out of memory" in asked(failed(32))
+    assert "batch_size=24 ran out of memory" in asked(failed(24), failed(32))
+    assert asked(failed(64)) == asked() == "Try batch_size=32 with 2 times the learning rate"
+
+
+def test_workers_are_asked_for_by_what_the_device_takes():
+    """A sample takes a worker 20 ms, the device 5 ms of stalled 10: 1.15 times four workers."""
+    assert rules(run(stall=0.5))["loader-bound"].action == (
+        "Try num_workers=5: so many make what the device takes, at the time a sample takes each now."
+    )
+    unknown = rules(run(stall=0.5, worker=None))["loader-bound"]
+    assert unknown.action == "Try more workers (--num-workers)."
