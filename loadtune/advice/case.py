@@ -11,7 +11,7 @@ from loadtune.records.settings import DeviceKind, Optimizer
 from loadtune.schedule.batch_growth import NoiseScaleEstimate
 
 UTILISATION_SAMPLES_MIN = 12
-"""Two seconds of NVML's six samples a second; percentiles of fewer are single samples."""
+"""Over two seconds of the five or six that NVML keeps a second; percentiles of fewer are single samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +169,7 @@ def late_s(trial: TrialResult, times: StepTimes) -> float:
 def launch_s(case: Case, trial: TrialResult) -> float | None:
     """Return the host's CPU seconds to queue a step: the least of all looks at this batch size.
 
-    A host that waits for a full queue spins on CUDA, beside workers it waits for a core, and both count as CPU time.
+    A host that waits for a full queue, or for a copy from ordinary memory, spins on CUDA, and that counts as CPU time.
     None where it was not measured, on a CPU, where it is the step, and where steps wait for the device itself: that is
     spun through as well, in every step.
     """
@@ -301,6 +301,16 @@ def miss_ratio(trial: TrialResult) -> float | None:
 def is_cold(trial: TrialResult) -> bool:
     """Say whether enough bytes are known to have come from storage; what is not known accuses nobody."""
     return (miss_ratio(trial) or 0.0) >= MISS.value
+
+
+def took_from_storage(trial: TrialResult) -> bool | None:
+    """Say whether the trial took anything from this machine's storage while measuring; None where it was not read."""
+    if trial.trace is None:
+        return None
+    begin_s, end_s = trial.trace.measuring_s or (-math.inf, math.inf)
+    known = [each.read_bytes_per_s for each in trial.trace.host if begin_s < each.at_s <= end_s]
+    rates = [each for each in known if each is not None]
+    return any(rate > 0 for rate in rates) if rates else None
 
 
 def looks_at(case: Case, trial: TrialResult) -> tuple[TrialResult, ...]:

@@ -4,7 +4,7 @@ A rule like those of `rules`: a case in, a finding or None out.
 """
 
 from loadtune.advice.case import Case
-from loadtune.records.measurement import TrialState
+from loadtune.records.measurement import Cause
 from loadtune.records.report import Evidence, Finding
 from loadtune.records.settings import Settings
 from loadtune.schedule.batch_growth import BatchGrowth, NoiseScaleEstimate
@@ -12,8 +12,6 @@ from loadtune.schedule.rescale import rescale_learning_rate
 from loadtune.schedule.rules import samples_ratio
 
 NOISE_SCALE_SOURCE = "McCandlish et al. 2018, arXiv 1812.06162: the gradient noise scale"
-COMPILE = "Lower the fixed cost, as torch.compile(mode='reduce-overhead') does"
-"""What is left to do about fixed costs where the batch must not grow."""
 LOWER_BOUND = "The network was not trained far: its noise scale is a lower bound only, and grows as the loss falls."
 
 
@@ -69,17 +67,15 @@ def is_exhausted(case: Case) -> bool:
 def ask_for_twice(case: Case, settings: Settings) -> str | None:
     """Return what to ask for where a step's micro-batch should be twice as large; None where a larger batch is no gain.
 
-    With an even number of accumulation steps the optimizer's batch, and so its rate, can stay as it is. Where such a
-    batch ran out of memory already, it is not asked for.
+    None as well where it was seen not to fit. With an even number of accumulation steps the optimizer's batch, and so
+    its rate, can stay as it is.
 
     Args:
         case: The optimizer, the noise scale, the ranks that train, and the trials that failed.
         settings: Of the micro-batch that is too small.
     """
-    failed = [each.settings.batch_size for each in case.others if each.state is TrialState.OUT_OF_MEMORY]
-    too_large = [size for size in failed if settings.batch_size < size <= 2 * settings.batch_size]
-    if too_large:
-        return f"{COMPILE} (batch_size={min(too_large)} ran out of memory here)"
+    if _outgrown(case, settings) is not None:
+        return None
     asked = f"Try batch_size={2 * settings.batch_size}"
     if settings.accumulation_steps % 2 == 0:
         return f"{asked} with accumulation_steps={settings.accumulation_steps // 2} and the same learning rate"
@@ -90,6 +86,25 @@ def ask_for_twice(case: Case, settings: Settings) -> str | None:
     least = pays_from(case, twice)
     condition = "" if least is None else f"; by the noise scale it pays from {least:.2f} times the samples/s on"
     return f"{asked} with {told.factor:.3g} times the learning rate{condition}"
+
+
+def instead_of_twice(case: Case, settings: Settings) -> str:
+    """Return what is left to do about fixed costs where the batch must not grow, and why it must not."""
+    size = _outgrown(case, settings)
+    why = "by the noise scale a larger batch is no gain"
+    if size is not None:
+        why = f"batch_size={size} ran out of the device's memory here"
+    return f"Lower the fixed cost, as torch.compile(mode='reduce-overhead') does: {why}."
+
+
+def _outgrown(case: Case, settings: Settings) -> int | None:
+    """Return the smallest batch up to twice this one that the device's memory did not hold; None: none was seen."""
+    failed = [
+        each.settings.batch_size
+        for each in case.others
+        if each.failure is not None and each.failure.cause is Cause.DEVICE_MEMORY
+    ]
+    return min((size for size in failed if settings.batch_size < size <= 2 * settings.batch_size), default=None)
 
 
 def _base(case: Case) -> int:

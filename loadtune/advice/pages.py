@@ -94,8 +94,9 @@ PAGES = (
         "Share of bytes that storage delivered (/proc/<pid>/io), and of a worker's time off the cores (schedstat).",
         (limits.STALL, limits.MISS, limits.BLOCKED, limits.SATURATED, limits.PLATEAU),
         f"{UNIT} {LIVE}.",
-        "Network and overlay file systems count no misses; then blocked workers alone decide, with low confidence. "
-        "Silent where the cores are used up: a thread that waits for others of its process looks blocked too.",
+        "Network and overlay file systems count no misses, memory maps no hits; then blocked workers alone decide, "
+        "with low confidence where nothing could be read. Silent where the cores are used up: a thread that waits for "
+        "others of its process looks blocked too.",
     ),
     Page(
         "slow-samples",
@@ -213,7 +214,8 @@ PAGES = (
         (limits.GROWTH, limits.GROWTH_OWN, limits.GROWTH_SEEN),
         UNIT,
         "Not collected where smaps_rollup cannot be read, or without a length. A list of paths that is copied page by "
-        "page over a whole epoch grows too slowly for a trial of seconds, and is not told from an allocator.",
+        "page over a whole epoch grows too slowly for a trial of seconds, and is not told from an allocator. Kernels "
+        "without Pss_File in smaps_rollup count what memory maps hold as growth.",
     ),
     Page(
         "pin-pressure",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from loadtune.advice.case import Case, capacity_per_s, data_wait_s, launch_s, step_times, used_cores, worker_times
 from loadtune.advice.rules.speaking import has_idle_cores, stalled
-from loadtune.advice.worth import device_rate_per_s, samples_per_batch
+from loadtune.advice.worth import cores_rate_per_s, device_rate_per_s, samples_per_batch
 from loadtune.records.measurement import WorkerTimes
 from loadtune.records.report import WhatIf
 
@@ -65,7 +65,7 @@ def _faster_samples(case: Case, limits: _Limits) -> tuple[WhatIf, ...]:
         return tuple(WhatIf(change=name, reason=UNTIMED) for name in names)
     computing = times.busy_s_per_sample - blocked  # waiting for a core shrinks with it at most in proportion
     saved = (computing * (1 - 1 / DOUBLE), blocked, blocked * (1 - 1 / DOUBLE))
-    cores = _core_bound_per_s(case)
+    cores = cores_rate_per_s(case)
     found = []
     for name, seconds in zip(names, saved, strict=True):
         faster = limits.loader * _factor(times, seconds)
@@ -78,16 +78,6 @@ def _faster_samples(case: Case, limits: _Limits) -> tuple[WhatIf, ...]:
 def _factor(times: WorkerTimes, saved_s: float) -> float:
     """Return how many times as fast a worker is that saves so much a sample; a hundredth of the time is always left."""
     return times.busy_s_per_sample / max(0.01 * times.busy_s_per_sample, times.busy_s_per_sample - saved_s)
-
-
-def _core_bound_per_s(case: Case) -> float | None:
-    """Return the samples a second that the usable cores can compute, main process included; None where not measured."""
-    measured = case.chosen.measurement
-    cost = None if measured is None else measured.worker
-    if measured is None or cost is None:
-        return None
-    cpu_s = cost.cpu_s_per_sample + (measured.main_cpu_s_per_sample or 0.0)
-    return case.limits.usable_cores / cpu_s if cpu_s > 0 else None
 
 
 def _more_cores(case: Case, limits: _Limits) -> WhatIf:

@@ -27,6 +27,16 @@ def device_rate_per_s(case: Case, trial: TrialResult) -> float | None:
     return max(known, default=None)
 
 
+def cores_rate_per_s(case: Case) -> float | None:
+    """Return the samples a second that the usable cores can compute, main process included; None where not measured."""
+    measured = case.chosen.measurement
+    cost = None if measured is None else measured.worker
+    if measured is None or cost is None:
+        return None
+    cpu_s = cost.cpu_s_per_sample + (measured.main_cpu_s_per_sample or 0.0)
+    return case.limits.usable_cores / cpu_s if cpu_s > 0 else None
+
+
 def worth_of_feeding(case: Case, trial: TrialResult) -> float | None:
     """Return what a loader that never lets the device wait would win: up to the device's own rate."""
     device, rate = device_rate_per_s(case, trial), trial.rate_per_s

@@ -84,11 +84,10 @@ def visible_devices(readings: Readings) -> Line | None:
         )
     gpus = [gpu.info for gpu in readings.driver.gpus]
     shown = find_visible(chosen, readings.host.settings.get("CUDA_DEVICE_ORDER"), gpus)
-    # GPUs that this process may not ask about count in CUDA's numbers all the same.
-    if shown.reason is None and not shown.uuids and not readings.driver.left_out:
-        count = f"{len(gpus)} {'GPU' if len(gpus) == 1 else 'GPUs'}"
-        fix = "unset CUDA_VISIBLE_DEVICES, or export an index or UUID that nvidia-smi -L lists"
-        return VISIBLE.warning(f"{chosen!r} names none of the {count} here", why, fix)
+    # GPUs that this process may not ask about count in CUDA's numbers all the same, and MIG instances may be hidden.
+    if shown.reason is None and not shown.uuids and not readings.driver.left_out and not first.startswith("MIG-"):
+        fix = "unset CUDA_VISIBLE_DEVICES, or export indices or UUIDs that nvidia-smi -L lists, each once"
+        return VISIBLE.warning(f"{chosen!r} shows no GPU: the first name is none of a GPU here, or repeated", why, fix)
     return VISIBLE.ok(chosen)
 
 

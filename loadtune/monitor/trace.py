@@ -159,13 +159,14 @@ def compute_miss_ratio(points: Sequence[HostPoint], interval: Interval) -> tuple
     disk, chars = (compute_growth(points, counter, interval) for counter in (read_bytes, read_chars))
     if disk is None or chars is None:
         return None, NOTHING_IN_INTERVAL
-    # Readahead and memory maps fetch bytes that no read() returns: the larger of both is what was asked for.
-    asked = max(disk, chars)
-    if asked == 0:
+    if chars < READ_BYTES_MIN <= disk:  # what a map finds in the page cache is counted nowhere
+        return None, f"{disk:.0f} bytes came from storage by memory maps: how much they found in the cache is not told"
+    if chars == 0:
         return None, "the trial read no bytes while measuring"
-    if asked < READ_BYTES_MIN:
-        return None, f"the trial read only {asked:.0f} bytes while measuring"
-    return disk / asked, None
+    if chars < READ_BYTES_MIN:
+        return None, f"the trial read only {chars:.0f} bytes while measuring"
+    # Readahead and memory maps fetch bytes that no read() returns.
+    return min(1.0, disk / chars), None
 
 
 def clamp_interval(measuring: Interval | None, points: Sequence[Point]) -> Interval | None:

@@ -29,7 +29,7 @@ def measured(step_s=0.05, stall=0.0, batch_size=16):
     window = Window(started_s=0.0, duration_s=10.0, batches=100, samples=100 * batch_size)
     return Measurement(
         windows=(window,), startup=STARTUP, step_s=step_s, stall_ratio=stall, launch_cpu_s=0.01,
-        device_memory_bytes=3 * 2**30,
+        device_memory_bytes=3 * 2**30, synchronisations=0,
     )  # fmt: skip
 
 

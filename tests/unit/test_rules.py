@@ -12,6 +12,7 @@ from loadtune.records.settings import Settings
 from tests.fake_runner import complete_result
 
 LIMITS = HostLimits(usable_cores=4.0, affinity_cores=4, memory_limit_bytes=10**10, memory_available_bytes=10**10)
+LATE_HEAT = tuple(GpuState(at_s=9.0 + at, throttle_reasons=("hw_thermal",)) for at in range(5))
 STEADY_LOW, STEADY_HIGH, JITTERY = [0.5] * 30, [0.95] * 30, [0.0, 0.9] * 15
 
 
@@ -238,10 +239,11 @@ def test_epochs_too_short_for_their_workers_are_a_warning():
         ({"gpu_use": GpuUse(throttled=(Throttled(cause="thermal", ratio=0.05),))}, False),
         ({"gpu_use": GpuUse(throttled=(Throttled(cause="power_cap", ratio=0.9),))}, False),
         ({"gpu_use": GpuUse()}, False),
-        ({"gpu_states": tuple(GpuState(at_s=at, throttle_reasons=("hw_thermal",)) for at in range(3))}, True),
-        ({"gpu_states": tuple(GpuState(at_s=at, throttle_reasons=("sw_power_cap", "idle")) for at in range(3))}, False),
-        ({"gpu_states": (GpuState(at_s=9.0, throttle_reasons=("hw_thermal",)),), "measuring_s": (0.0, 5.0)}, False),
-        ({"gpu_states": (GpuState(at_s=1.0),)}, False),
+        ({"gpu_states": tuple(GpuState(at_s=at, throttle_reasons=("hw_thermal",)) for at in range(5))}, True),
+        ({"gpu_states": tuple(GpuState(at_s=at, throttle_reasons=("sw_power_cap", "idle")) for at in range(5))}, False),
+        ({"gpu_states": LATE_HEAT, "measuring_s": (0.0, 5.0)}, False),
+        ({"gpu_states": LATE_HEAT, "measuring_s": (0.0, 20.0)}, True),
+        ({"gpu_states": (GpuState(at_s=1.0),) * 5}, False),
         ({}, False),
     ],
 )

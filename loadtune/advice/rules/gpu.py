@@ -17,7 +17,7 @@ from loadtune.advice.case import (
     step_times,
     taking_cpu_s,
 )
-from loadtune.advice.growth import COMPILE, ask_for_twice, is_exhausted
+from loadtune.advice.growth import ask_for_twice, instead_of_twice, is_exhausted
 from loadtune.advice.pipeline import DeviceLine, fit_device
 from loadtune.advice.rules.loader import are_fast_enough
 from loadtune.advice.rules.speaking import plain, stalled
@@ -37,7 +37,6 @@ from loadtune.records.report import Evidence, Finding
 from loadtune.records.resources import GpuState, ResourceTrace
 from loadtune.schedule.rules import BATCH_NORM_BATCH_SIZE
 
-COMPILE_ACTION = f"{COMPILE}: by the noise scale a larger batch is no gain."
 THERMAL_CAUSES = frozenset({"thermal"})
 THERMAL_REASONS = frozenset({"hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake", "throttled"})
 """What holds a GPU's clocks down because of heat or a failing supply: by counter, and by what was active at a look. A
@@ -141,10 +140,12 @@ def launch_bound(case: Case) -> Finding | None:
         severity="advice",
         title="The batch is too small for this device: fixed costs dominate the step",
         detail=f"With {describe(trial)}: {told.strip()}",
-        action=COMPILE_ACTION if larger is None else f"{larger}.",
+        action=instead_of_twice(case, trial.settings) if larger is None else f"{larger}.",
         evidence=tuple(evidence),
         confidence="high" if is_fixed else "medium",
-        confirm=f"The device alone, measured at batch_size={2 * own}, does more samples a second (--batch-size).",
+        confirm="The step is quicker once compiled."
+        if larger is None
+        else f"The device alone, measured at batch_size={2 * own}, does more samples a second (--batch-size).",
         worth_per_s=worth_of_step_time(trial, saved_s),
     )
 
@@ -228,8 +229,8 @@ def _unqueued_s(case: Case, times: StepTimes) -> float:
 def throttled_gpu(case: Case) -> Finding | None:
     """Heat, or a failing supply, held the GPU's clocks down: its rates are those of a slower one."""
     counted = [(share, trial) for trial in case.trials if (share := _counted_heat(trial)) is not None]
-    looked = _looked_heat(case)
-    shares = counted if looked is None else [*counted, (looked, case.chosen)]
+    looked = None if counted else _looked_heat(case)
+    shares = counted if looked is None else [(looked, case.chosen)]
     worst, trial = max(shares, key=lambda each: each[0], default=(0.0, case.chosen))
     if worst <= THROTTLED.value:
         return None
@@ -282,9 +283,9 @@ def _looked_heat(case: Case) -> float | None:
 def shared_gpu(case: Case) -> Finding | None:
     """Others computed on the GPU meanwhile: time and memory were not the trial's alone."""
     uses = [trial.trace.gpu_use for trial in case.trials if trial.trace is not None and trial.trace.gpu_use is not None]
-    known = [use.other_sm_ratio for use in uses if use.other_sm_ratio is not None]
-    ratio = max(known, default=0.0)
-    processes = max((use.other_processes or 0 for use in uses), default=0)
+    ratios = [use.other_sm_ratio for use in uses if use.other_sm_ratio is not None]
+    counts = [use.other_processes for use in uses if use.other_processes is not None]
+    ratio, processes = max(ratios, default=0.0), max(counts, default=0)
     if ratio <= OTHER_SM.value and not processes:
         return None
     is_busy = ratio > OTHER_SM.value
@@ -296,8 +297,8 @@ def shared_gpu(case: Case) -> Finding | None:
         detail=f"{told} GPU utilisation and memory are not the trial's alone.",
         action="Measure again on a GPU of its own, if the training will have one." if is_busy else None,
         evidence=(
-            Evidence(name="other_processes", value=processes, threshold=0),
-            *((OTHER_SM.evidence(ratio),) if known else ()),
+            *((Evidence(name="other_processes", value=processes, threshold=0),) if counts else ()),
+            *((OTHER_SM.evidence(ratio),) if ratios else ()),
         ),
         confirm="nvidia-smi lists the processes.",
         worth_per_s=worth_of_share(case.chosen, ratio) if is_busy and stalled(case.chosen) is None else None,

@@ -13,6 +13,7 @@ from loadtune.advice.case import (
     miss_ratio,
     spare_ratio,
     taking_cpu_s,
+    took_from_storage,
     used_cores,
     wanted_cores,
     with_workers,
@@ -34,7 +35,7 @@ from loadtune.advice.thresholds import (
     SPREAD,
     STALL,
 )
-from loadtune.advice.worth import device_rate_per_s, samples_per_batch, worth_of_feeding
+from loadtune.advice.worth import cores_rate_per_s, device_rate_per_s, samples_per_batch, worth_of_feeding
 from loadtune.records.measurement import TrialResult, WorkerTimes
 from loadtune.records.report import Evidence, Finding
 
@@ -53,7 +54,7 @@ def loader_bound(case: Case) -> Finding | None:
         return None
     blocked = blocked_ratio(trial)
     waits = blocked is not None and blocked >= BLOCKED.value
-    is_disk_known = miss_ratio(trial) is not None
+    is_disk_known = miss_ratio(trial) is not None or took_from_storage(trial) is False
     return Finding(
         rule="loader-bound",
         severity=stall_severity(stall),
@@ -80,12 +81,21 @@ def loader_bound(case: Case) -> Finding | None:
 
 
 def _ask_for_workers(case: Case, trial: TrialResult) -> str:
-    """Return how many workers to try: as many as make what the device takes, by what a sample takes each of them."""
+    """Return how many workers to try: as many as feed the device, or use up the cores, at what a sample takes one now.
+
+    They are never more than an epoch has batches.
+    """
     times, device = worker_times(trial), device_rate_per_s(case, trial)
-    wanted = 0 if times is None or device is None else math.ceil(FEED_MARGIN * times.busy_s_per_sample * device)
+    if times is None or device is None:
+        return "Try more workers (--num-workers)."
+    cores = cores_rate_per_s(case) or math.inf
+    wanted = math.ceil(FEED_MARGIN * times.busy_s_per_sample * min(device, cores))
+    if case.sample_count:
+        wanted = min(wanted, math.ceil(case.sample_count / trial.settings.batch_size))
     if wanted <= trial.settings.num_workers:
         return "Try more workers (--num-workers)."
-    return f"Try num_workers={wanted}: so many make what the device takes, at the time a sample takes each now."
+    aim = "make what the device takes" if device <= cores else "use up the cores"
+    return f"Try num_workers={wanted}: so many {aim}, at the time that a sample takes each now."
 
 
 def is_storage(trial: TrialResult) -> bool:

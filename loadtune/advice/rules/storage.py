@@ -1,6 +1,6 @@
 """Does the loader wait for storage? Misses of the page cache tell a cold cache; blocked workers tell the rest."""
 
-from loadtune.advice.case import Case, blocked_ratio, is_cold, miss_ratio, used_cores, worker_times
+from loadtune.advice.case import Case, blocked_ratio, is_cold, miss_ratio, took_from_storage, used_cores, worker_times
 from loadtune.advice.rules.loader import evidence_of_plateau, more_workers_won_nothing
 from loadtune.advice.rules.speaking import has_idle_cores, is_saturated, stall_severity, stalled
 from loadtune.advice.thresholds import BLOCKED, MISS, STALL
@@ -45,6 +45,7 @@ def storage_bound(case: Case) -> Finding | None:
             confirm="A second run over the same files, now in the page cache, is faster.",
             worth_per_s=worth_of_feeding(case, trial),
         )
+    may_be_disk = missed is None and took_from_storage(trial) is not False
     return Finding(
         rule="storage-bound",
         severity=stall_severity(stall),
@@ -52,7 +53,7 @@ def storage_bound(case: Case) -> Finding | None:
         if missed is None
         else "The workers wait for reads, and not for this machine's disk",
         detail=f"The device waited {stall:.1%} of the time.{waits.removesuffix('.')}{_tell_cache(trial)}: "
-        f"{'this disk, ' if missed is None else ''}a network file system, a service, or a wait in the data set's own "
+        f"{'this disk, ' if may_be_disk else ''}a network file system, a service, or a wait in the data set's own "
         "code.",
         action="Larger reads, or a local copy of the data.",
         evidence=tuple(numbers),

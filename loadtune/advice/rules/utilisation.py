@@ -5,8 +5,8 @@ step decomposition, because a loader that stalls every step looks low and steady
 """
 
 from loadtune.advice.case import Case, describe, looks_at, stall_ratio, utilisation_percentiles
-from loadtune.advice.growth import ask_for_twice
-from loadtune.advice.rules.gpu import COMPILE_ACTION, device_line, fixed_cost_ratio, launch_ratio
+from loadtune.advice.growth import ask_for_twice, instead_of_twice
+from loadtune.advice.rules.gpu import device_line, fixed_cost_ratio, launch_ratio
 from loadtune.advice.thresholds import BUSY_P95, FIXED_COST, IDLE_P5, LAUNCH, STALL
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Evidence, Finding
@@ -96,7 +96,8 @@ def _small_batch(
         evidence: So far.
     """
     stall, launch = stall_ratio(trial), launch_ratio(case, trial)
-    is_small = share is not None or (launch is not None and launch >= LAUNCH.value)
+    waits = None if trial.measurement is None else trial.measurement.synchronisations
+    is_small = share is not None or waits == 0 or (launch is not None and launch >= LAUNCH.value)
     if share is None and launch is not None:
         evidence = (*evidence, LAUNCH.evidence(launch))
     detail = f"Utilisation: p95 {percentiles[1]:.0%} with {describe(trial)}. "
@@ -113,11 +114,13 @@ def _small_batch(
         severity="info" if stall is None else "advice",
         title=f"GPU utilisation is {seems}",
         detail=detail,
-        action=COMPILE_ACTION if larger is None else f"{larger}.",
+        action=instead_of_twice(case, trial.settings) if larger is None else f"{larger}.",
         evidence=evidence,
         confidence="low" if stall is None or not is_small else "medium" if share is None else "high",
         between=between if stall is None or not is_small else (),
-        confirm=f"The device alone does more samples a second at batch_size={2 * trial.settings.batch_size}.",
+        confirm="The step is quicker once compiled."
+        if larger is None
+        else f"The device alone does more samples a second at batch_size={2 * trial.settings.batch_size}.",
     )
 
 
