@@ -11,6 +11,13 @@ from loadtune.advice.thresholds import Threshold
 UNIT = "Unit tests at both sides of each threshold."
 LIVE = "Live workers in the tests show that the readings arrive"
 NO_GPU = "On a real GPU it has not been validated."
+
+
+def _named(count: int, of: int) -> str:
+    """Return how often the rule was the top finding where its fault was injected: scored once, nothing set by it."""
+    return f"Named first in {count} of {of} injected faults (benchmarks/diagnosis.py, seeds 100 to 109)."
+
+
 BATCH_NORM = Threshold(
     "batch_size", 8.0, "DeepLabv3: mIOU falls below 8", "higher warns of batches that train well", "samples"
 )
@@ -42,8 +49,8 @@ PAGES = (
         "The device hardly ever waits for data. The loader is fine; more workers are waste.",
         "The stall ratio: device time without work, beyond the launch gaps of a resident batch, by all time.",
         (limits.STALL,),
-        f"{UNIT} benchmarks/jitter.py: simulated utilisation of known worlds, against the article's and SageMaker's "
-        f"rules.",
+        f"{UNIT} {_named(10, 10)} benchmarks/jitter.py: simulated utilisation of known worlds, against the article's "
+        "and SageMaker's rules.",
         STEPS,
     ),
     Page(
@@ -82,7 +89,7 @@ PAGES = (
         "CPU time of workers and main process by /proc, what workers waited for a core by schedstat; transforms of a "
         "Compose timed one by one in the worker.",
         (limits.STALL, limits.SATURATED, limits.BLOCKED),
-        f"{UNIT} {LIVE}.",
+        f"{UNIT} {_named(20, 20)} {LIVE}.",
         "Transforms are named only where they stand in a list (torchvision's Compose) or are loadtune's own.",
     ),
     Page(
@@ -93,7 +100,7 @@ PAGES = (
         "does.",
         "Share of bytes that storage delivered (/proc/<pid>/io), and of a worker's time off the cores (schedstat).",
         (limits.STALL, limits.MISS, limits.BLOCKED, limits.SATURATED, limits.PLATEAU),
-        f"{UNIT} {LIVE}.",
+        f"{UNIT} {_named(10, 10)} {LIVE}.",
         "Network and overlay file systems count no misses, memory maps no hits; then blocked workers alone decide, "
         "with low confidence where nothing could be read. Silent where the cores are used up: a thread that waits for "
         "others of its process looks blocked too.",
@@ -106,7 +113,7 @@ PAGES = (
         "Each sample timed in its worker, waiting for a core left out. It is silent where workers that could make half "
         "as much again as the device takes have steps enough in the queue to hide the slowest.",
         (limits.STALL, limits.SLOW_FACTOR, limits.SLOW_EXCESS, limits.HANDOVER_SPARE),
-        f"{UNIT} The slow one of a watched data set is named in a test.",
+        f"{UNIT} {_named(10, 10)} The slow one of a watched data set is named in a test.",
         f"{WORKERS_ONLY} Data sets with __getitems__ give all samples of a batch at once, and none can be named.",
     ),
     Page(
@@ -115,7 +122,7 @@ PAGES = (
         "wait; a PCIe link below what card and slot can do is a matter of the slot.",
         "The copy between two events on the device's timeline; PCIe generation and width under load by NVML.",
         (limits.COPY, limits.STALL),
-        f"{UNIT} On an H100 it named copies of pageable memory at 5 GB/s.",
+        f"{UNIT} {_named(10, 10)} On an H100 it named copies of pageable memory at 5 GB/s.",
         "The link is not collected without NVML. Silent where the loader sets the pace: copies cost nothing then.",
     ),
     Page(
@@ -126,7 +133,7 @@ PAGES = (
         "a / (a + b B) of the device alone at two batch sizes; with one size, the host's CPU time to queue a step by "
         "the step's time.",
         (limits.FIXED_COST, limits.LAUNCH),
-        f"{UNIT} With a replayed device the launches are by construction. {NO_GPU}",
+        f"{UNIT} {_named(9, 10)} With a replayed device the launches are by construction. {NO_GPU}",
         "Two sizes are measured only where --batch-size allows a larger one. With one size nothing is said of steps "
         "that wait for the device: the host turns meanwhile, and looks as if it were launching.",
     ),
@@ -137,7 +144,7 @@ PAGES = (
         "worse.",
         "CPU time of the main process by /proc, and what the workers could make if they never waited.",
         (limits.STALL, limits.MAIN_CORES, limits.HANDOVER_CORES, limits.HANDOVER_SPARE),
-        UNIT,
+        f"{UNIT} {_named(10, 10)}",
         "On device cpu the main process trains, and a busy one says nothing.",
     ),
     Page(
@@ -146,7 +153,7 @@ PAGES = (
         "mostly waits for something else than a core, that is told: more workers hide it.",
         "The stall ratio, the cores in use, misses, blocked workers, and trials with more workers.",
         (limits.STALL, limits.SATURATED, limits.MISS, limits.BLOCKED, limits.PLATEAU, limits.HANDOVER_SPARE),
-        UNIT,
+        f"{UNIT} {_named(30, 30)}",
         "Cores that were not read leave it undecided.",
     ),
     Page(
@@ -155,7 +162,7 @@ PAGES = (
         "First batch after starting the loader beyond a usual batch, by an epoch of the data set's own length, or of "
         "the length that it was seen to have; then no more than the device waited.",
         (limits.BOUNDARY,),
-        UNIT,
+        f"{UNIT} {_named(7, 10)}",
         "Not collected with persistent workers, whose refill is not measured, or where no length is known.",
     ),
     Page(
@@ -163,7 +170,7 @@ PAGES = (
         "Workers take seconds to begin: by spawn or forkserver each imports torch anew and unpickles the data set.",
         "Each worker says with its first batch when its worker_init_fn had ended.",
         (limits.START, limits.BOUNDARY),
-        f"{UNIT} {LIVE}.",
+        f"{UNIT} {_named(10, 10)} {LIVE}.",
         "Not collected where a worker gave no batch.",
     ),
     Page(
@@ -173,7 +180,7 @@ PAGES = (
         "What the workers could deliver if they never waited for work, by what the device takes; spread of a batch's "
         "time.",
         (limits.STALL, limits.CAPACITY, limits.SPREAD, limits.HANDOVER_SPARE, limits.LONG_BATCH),
-        UNIT,
+        f"{UNIT} {_named(10, 10)}",
         WORKERS_ONLY,
     ),
     Page(
@@ -183,7 +190,7 @@ PAGES = (
         "torch's intra-op threads of workers and main process; a worker's time ready without a core (schedstat); a "
         "step beside the loader by a step alone.",
         (limits.DELAYED, limits.INFLATED),
-        UNIT,
+        f"{UNIT} {_named(10, 10)}",
         "Threads of other libraries (OpenCV, MKL by itself) are not counted, only their delay is seen. Where those of "
         "the main process keep more than one core busy, the guided search tries main_threads=1.",
     ),
@@ -193,7 +200,7 @@ PAGES = (
         "import or worker_init_fn sets the affinity.",
         "Each worker's scheduler mask, with its first batch.",
         (),
-        f"{UNIT} {LIVE}.",
+        f"{UNIT} {_named(10, 10)} {LIVE}.",
         "A mask that is set later than the first batch is not seen.",
     ),
     Page(
@@ -202,7 +209,7 @@ PAGES = (
         "of a stall only where the share of such periods is half of the stall or more; else it ranks behind.",
         "nr_throttled by nr_periods of the tightest quota, in cpu.stat, while measuring.",
         (limits.QUOTA, limits.STALL, limits.MOST),
-        f"{UNIT} Recorded files of both cgroup versions.",
+        f"{UNIT} {_named(10, 10)} Recorded files of both cgroup versions.",
         "Not collected without a quota, or where the group counts no periods.",
     ),
     Page(
@@ -212,7 +219,7 @@ PAGES = (
         "Proportional set size after the first batch and at the end, batches on their way and pages of files left out, "
         "projected over an epoch.",
         (limits.GROWTH, limits.GROWTH_OWN, limits.GROWTH_SEEN),
-        UNIT,
+        f"{UNIT} {_named(10, 10)}",
         "Not collected where smaps_rollup cannot be read, or without a length. A list of paths that is copied page by "
         "page over a whole epoch grows too slowly for a trial of seconds, and is not told from an allocator. Kernels "
         "without Pss_File in smaps_rollup count what memory maps hold as growth.",
@@ -250,7 +257,7 @@ PAGES = (
         "One warm step under torch's own debug mode, which warns of each wait; the device's idle time in the loop; the "
         "host's CPU to take a batch, from the loader alone.",
         (limits.STALL,),
-        f"{UNIT} The counting is tested against scripted warnings. On a real GPU it has not been validated.",
+        f"{UNIT} {_named(10, 10)} The counting is tested against scripted warnings. {NO_GPU}",
         "CUDA, or a replayed device that is told to wait. Collectives and sparse operations are not covered by torch's "
         "mode.",
     ),
@@ -269,7 +276,7 @@ PAGES = (
         "worth is in different samples a second.",
         "Fingerprints of each worker's first 16 samples.",
         (limits.REPEATED,),
-        f"{UNIT} Two live workers with and without shards.",
+        f"{UNIT} {_named(10, 10)} Two live workers with and without shards.",
         "Random augmentation or shuffling hides repeats; samples that are all alike tell nothing. Compared are "
         "tensors, arrays, numbers and text alone.",
     ),
@@ -287,7 +294,7 @@ PAGES = (
         "Others, or the hypervisor, used cores that the training could have used.",
         "/proc/stat less the trial's own CPU time, and steal.",
         (limits.FOREIGN,),
-        f"{UNIT} benchmarks/coverage.py marks disturbed runs by the same threshold.",
+        f"{UNIT} {_named(10, 10)} benchmarks/coverage.py marks disturbed runs by the same threshold.",
         "Memory bandwidth and storage that others use are not seen.",
     ),
     Page(
