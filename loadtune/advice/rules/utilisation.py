@@ -97,14 +97,15 @@ def _small_batch(
     """
     stall, launch = stall_ratio(trial), launch_ratio(case, trial)
     waits = None if trial.measurement is None else trial.measurement.synchronisations
-    is_small = share is not None or waits == 0 or (launch is not None and launch >= LAUNCH.value)
+    is_known = share is not None or waits == 0 or (launch is not None and launch >= LAUNCH.value)
+    is_small = stall is not None and is_known
     if share is None and launch is not None:
         evidence = (*evidence, LAUNCH.evidence(launch))
     detail = f"Utilisation: p95 {percentiles[1]:.0%} with {describe(trial)}. "
     detail += _overruled(stall) if stall is None else f"The loader stalls {stall:.1%} of the time."
     if share is not None:
         detail += f" {share:.0%} of a step is a cost that does not grow with the batch."
-    elif not is_small:
+    elif not is_known:
         detail += " A step that waits for the device itself looks the same."
     seems = f"{_low(percentiles)}: the batch {'is' if is_small else 'may be'} small for this device"
     between = ("launch-bound", "loader-bound") if stall is None else ("launch-bound", "synchronising-step")
@@ -116,8 +117,8 @@ def _small_batch(
         detail=detail,
         action=instead_of_twice(case, trial.settings) if larger is None else f"{larger}.",
         evidence=evidence,
-        confidence="low" if stall is None or not is_small else "medium" if share is None else "high",
-        between=between if stall is None or not is_small else (),
+        confidence="low" if not is_small else "medium" if share is None else "high",
+        between=() if is_small else between,
         confirm="The step is quicker once compiled."
         if larger is None
         else f"The device alone does more samples a second at batch_size={2 * trial.settings.batch_size}.",
