@@ -12,6 +12,7 @@ from statistics import stdev
 from loadtune.advice.case import Case, StepTimes, late_s, resident_trials, step_times, worker_times
 from loadtune.advice.rules.gpu import device_line
 from loadtune.advice.rules.loader import main_process_bound
+from loadtune.advice.rules.starting import boundary_ratio
 from loadtune.advice.what_if import compute_what_ifs
 from loadtune.advice.worth import samples_per_batch
 from loadtune.records.measurement import Window
@@ -56,7 +57,8 @@ def attribute(case: Case) -> Attribution | None:
         notes.append("The epoch boundary was not measured, and is left out.")
     # Where the data set ends epochs by itself, their ends are a part of the waiting that was seen.
     is_within = trial.measurement.epoch_samples is not None
-    ended_s = min(boundary_s or 0.0, times.stall_s) if is_within else boundary_s or 0.0
+    within_s = min(times.stall_s, (boundary_ratio(case) or 0.0) * times.whole_s)
+    ended_s = within_s if is_within else boundary_s or 0.0
     parts.add("epoch boundary", ended_s, "first batch after a start, spread over an epoch")
     _split_waiting(case, times, ended_s if is_within else 0.0, parts, notes)
     whole_s = sum(parts.seconds.values())

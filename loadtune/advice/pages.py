@@ -159,11 +159,12 @@ PAGES = (
     Page(
         "epoch-boundary",
         "The end of an epoch takes a share of it: workers are started anew and the queue fills again.",
-        "First batch after starting the loader beyond a usual batch, by an epoch of the data set's own length, or of "
-        "the length that it was seen to have; then no more than the device waited.",
+        "First batch after starting the loader beyond a usual batch, by an epoch of the data set's own length. Where "
+        "the data set was seen to end epochs, what the device waited until the queue could be full again, beyond a "
+        "later batch: no more than it waited in all, and nothing that workers could not have made at their speed.",
         (limits.BOUNDARY,),
         f"{UNIT} {_named(7, 10)}",
-        "Not collected with persistent workers, whose refill is not measured, or where no length is known.",
+        "Not collected with persistent workers unless the data set was seen to end epochs, nor with no known length.",
     ),
     Page(
         "slow-start",

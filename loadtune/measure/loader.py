@@ -281,6 +281,8 @@ class Taken:
     """time.monotonic() when it was in hand."""
     samples: int | None = None
     """Samples in it; None: to be seen from its tensors."""
+    begins_epoch: bool = False
+    """It is the first since the data set ended an epoch."""
 
 
 class Batches:
@@ -304,7 +306,8 @@ class Batches:
         if self._iterator is None:
             self._iterator = iter(self._loader)
         item = next(self._iterator, None)
-        if item is None:
+        has_ended = item is None
+        if has_ended:
             self.epochs_ended += 1
             self.epoch_samples, self._samples = self._samples or None, 0
             self._iterator = iter(self._loader)
@@ -315,4 +318,4 @@ class Batches:
             )
         taken_s = time.monotonic()
         self._samples += item.stamp.samples or 0
-        return Taken(item.batch, item.stamp, taken_s - asked_s, taken_s, item.stamp.samples)
+        return Taken(item.batch, item.stamp, taken_s - asked_s, taken_s, item.stamp.samples, begins_epoch=has_ended)

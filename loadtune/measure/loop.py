@@ -59,6 +59,8 @@ class Run:
     """Where the batches come from; None: one is taken again and again."""
     steps: list[Step] = field(default_factory=list)
     taken: list[tuple[Stamp | None, float]] = field(default_factory=list)
+    epoch_starts: list[int] = field(default_factory=list)
+    """Positions in `taken`, and so of steps, of the batches that began an epoch after another."""
     batch_bytes: int | None = None
     told_s: float = 0.0
     told_steps: int = 0
@@ -66,6 +68,8 @@ class Run:
     def advance(self) -> None:
         """Take one batch, queue its step, and note the steps that finished meanwhile."""
         item = self.next_batch()
+        if item.begins_epoch:
+            self.epoch_starts.append(len(self.taken))
         self.taken.append((item.stamp, item.taken_s))
         if self.batch_bytes is None and not self.is_resident:
             self.batch_bytes = count_bytes(item.batch)
@@ -115,6 +119,7 @@ def measure(leg: Leg, tell: Tell, process_s: float, wait_for_parent: Callable[[]
     evidence = Evidence(
         synchronisations=leg.synchronisations,
         epoch_samples=None if run.batches is None else run.batches.epoch_samples,
+        epoch_starts=tuple(run.epoch_starts),
         run_steps=run.steps,
         windows=windows,
         taken=[*run.taken, *_peek(run, run.steps[-1].finished_s)],

@@ -40,6 +40,8 @@ class Evidence:
     notes: list[str]
     synchronisations: int | None = None
     epoch_samples: int | None = None
+    epoch_starts: tuple[int, ...] = ()
+    """Positions of the steps whose batches began an epoch, where the data set itself had ended one."""
 
 
 def summarise(leg: Leg, evidence: Evidence) -> Measurement:
@@ -124,13 +126,17 @@ def _measured_steps(evidence: Evidence) -> list[Step]:
 def _epoch_boundary_s(leg: Leg, evidence: Evidence, windows: list[Window]) -> float | None:
     """Return what starting the iterator anew adds to the steady state.
 
-    None for persistent workers, whose refill was not measured, where no loader of the user's runs, and of an iterable
-    data set without workers. Without workers nothing else is started anew: what makes the first batch late there, such
-    as files that are opened, happens once.
+    As the device saw it, where epochs began while it was watched; else by the loader's own first batch. Then it is None
+    for persistent workers, whose refill was not seen, and of an iterable data set without workers. Without workers
+    nothing else is started anew: what makes the first batch late there, such as files that are opened, happens once.
+    None where no loader of the user's runs.
     """
     settings = leg.spec.settings
-    if leg.spec.feed != "loader" or settings.persistent_workers:
+    if leg.spec.feed != "loader":
         return None
+    seen_s = _seen_boundary_s(leg, evidence)
+    if seen_s is not None or settings.persistent_workers:
+        return seen_s
     if not settings.num_workers:
         is_iterable = leg.loader is not None and isinstance(leg.loader.dataset, IterableDataset)
         return None if is_iterable else 0.0
@@ -138,10 +144,34 @@ def _epoch_boundary_s(leg: Leg, evidence: Evidence, windows: list[Window]) -> fl
     return max(0.0, evidence.first_batch_s - batch_s)
 
 
+def _seen_boundary_s(leg: Leg, evidence: Evidence) -> float | None:
+    """Return how much longer the device waited after an epoch's end until the queue could be full again.
+
+    Each of an epoch's first batches counts by what it waited beyond a later one; where epochs are too short to have
+    later ones, beyond the gap that a resident batch has too. None where no epoch began among the measured steps.
+    """
+    first, steps = evidence.first_step, _measured_steps(evidence)
+    last = first + len(steps) - 1
+    begun = [start for start in evidence.epoch_starts if first < start <= last]
+    if not begun or leg.spec.consume != "device":
+        return None
+    refill = range(max(1, leg.spec.settings.batches_in_flight))
+    early = {start + behind for start in (0, *evidence.epoch_starts) for behind in refill}
+    waits_s = {number: step.idle_s for number, step in enumerate(steps[1:], first + 1)}
+    later_s = fmean(
+        [wait_s for number, wait_s in waits_s.items() if number not in early] or [evidence.idle_reference_s]
+    )
+    seen = {start + behind for start in begun for behind in refill} & waits_s.keys()
+    return max(0.0, sum(waits_s[number] - later_s for number in seen) / len(begun))
+
+
 def _worker_cost(leg: Leg, evidence: Evidence, windows: list[Window]) -> WorkerCost | None:
     """Return what a sample costs where it is made; None without workers."""
     per_batch = evidence.windows[0].samples / evidence.windows[0].batches
-    cpu_s = [stamp.cpu_s for stamp in _worker_stamps(evidence, windows) if stamp.cpu_s is not None]
+    stamps = _worker_stamps(evidence, windows)
+    cpu_s = [stamp.cpu_s for stamp in stamps if stamp.cpu_s is not None]
+    if not cpu_s:  # each worker made one batch an epoch, and none after another
+        cpu_s = [stamp.work.process_cpu_s for stamp in stamps if stamp.work is not None]
     wall_s = _worker_walls_s(evidence, windows)
     if not cpu_s or not per_batch:
         return None
@@ -151,7 +181,7 @@ def _worker_cost(leg: Leg, evidence: Evidence, windows: list[Window]) -> WorkerC
         wall_s_per_sample=fmean(wall_s) / per_batch if never_waits and wall_s else None,
         sample_bytes=None if evidence.batch_bytes is None else round(evidence.batch_bytes / per_batch),
         wall_spread_ratio=stdev(wall_s) / fmean(wall_s) if never_waits and len(wall_s) > 2 and fmean(wall_s) else None,
-        times=summarise_times(_worker_stamps(evidence, windows), per_batch),
+        times=summarise_times(stamps, per_batch),
     )
 
 

@@ -420,3 +420,14 @@ def test_start_up_is_told_apart_from_the_steady_state(run):
     begun_s = found.windows[0].started_s
     assert begun_s == pytest.approx(startup.first_batch_s + startup.loader_warm_up_s, abs=0.01)
     assert found.epoch_boundary_s >= 0
+
+
+@pytest.mark.parametrize("batch_size", [20, 40])
+def test_the_end_of_an_epoch_that_the_data_set_ends_is_what_the_device_waits_for(run, batch_size):
+    """Forty samples a worker: one or two batches each, so that nothing of an epoch is a steady state."""
+    found = measured(run, TRUTH + "stream", 2, batch_size=batch_size, device=replay(0.01))
+    assert found.epoch_samples == 80
+    batches = sum(window.batches for window in found.windows)
+    epoch_s = found.duration_s / batches * (80 / batch_size)
+    assert found.epoch_boundary_s == pytest.approx(epoch_s - 80 / batch_size * 0.01, rel=0.25)
+    assert found.worker.times.busy_s_per_sample >= 0.001

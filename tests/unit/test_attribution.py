@@ -118,11 +118,15 @@ def test_the_boundary_counts_by_the_epoch():
 
 def test_a_boundary_that_was_seen_is_a_part_of_the_waiting():
     """2.5 s after each 1,000 samples at 100/s, a quarter of the time, of the 40 % that the device waited."""
-    found = look(run(stall=0.4, epoch_boundary_s=2.5, epoch_samples=1000), sample_count=None)
+    quick = times(busy_s_per_sample=0.001)
+    found = look(run(stall=0.4, epoch_boundary_s=2.5, epoch_samples=1000, worker=quick), sample_count=None)
     assert ratios(found)["epoch boundary"] == pytest.approx(0.25)
     assert ratios(found)["computing"] == pytest.approx(0.6)
-    more = look(run(stall=0.4, epoch_boundary_s=9.0, epoch_samples=1000))  # of the first start: no more than was waited
-    assert ratios(more) == pytest.approx({"epoch boundary": 0.4, "computing": 0.6})
+    more = run(stall=0.4, epoch_boundary_s=9.0, epoch_samples=1000, worker=quick)  # no more than was waited
+    assert ratios(look(more)) == pytest.approx({"epoch boundary": 0.4, "computing": 0.6})
+    slow = times(busy_s_per_sample=2 / 125)  # two workers that make 125/s lose a fifth of it to ends, and no more
+    starved = look(run(stall=0.4, epoch_boundary_s=9.0, epoch_samples=1000, worker=slow))
+    assert ratios(starved)["epoch boundary"] == pytest.approx(0.2)
 
 
 def test_taking_batches_is_moving_and_no_preparing():

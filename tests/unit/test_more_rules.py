@@ -666,6 +666,19 @@ def test_ends_of_epochs_that_stalled_the_device_leave_nothing_undecided():
     assert {"epoch-boundary", "undecided"} <= unseen.keys()
 
 
+def test_more_workers_are_asked_for_only_by_what_the_ends_of_epochs_do_not_explain():
+    """Workers that make 125/s where 100/s arrive lose 20 % to ends; the other half of the 40 % is the loader's."""
+    slow = times(busy_s_per_sample=2 / 125)
+    found = rules(run(stall=0.4, worker=slow, epoch_boundary_s=0.4, epoch_samples=100))
+    assert found["epoch-boundary"].worth_per_s == pytest.approx(25)
+    assert found["loader-bound"].worth_per_s == pytest.approx(25)
+    assert "The ends of epochs were 20% of the time" in found["loader-bound"].detail
+    unknown = rules(run(stall=0.4, worker=None, epoch_boundary_s=0.4, epoch_samples=100))
+    assert "loader-bound" not in unknown
+    assert "epoch-boundary" in unknown
+    assert "loader-bound" in rules(run(stall=0.4, worker=None, epoch_boundary_s=0.2, epoch_samples=100))
+
+
 def test_copies_count_where_the_loader_is_fast_enough():
     """The device waits now and then, and a fifth of a step is still a copy."""
     assert "copy-bound" in rules(run(stall=0.2, copy=0.2, worker=times(busy_s_per_sample=0.001)))

@@ -187,3 +187,44 @@ def test_broken_samples_are_listed_once_by_name_and_bounded():
     assert [bad.name for bad in found.bad_samples[:2]] == ["000.png", "001.png"]
     assert found.ignored_label_ratio == pytest.approx(0.25)
     assert summarise(make_leg(), make_evidence()).ignored_label_ratio is None
+
+
+def streaming(*, later_s, first_s=0.3, length=4, **changes):
+    """Return what a loop noted of an iterable data set whose epochs are `length` steps long."""
+    starts = tuple(range(length, len(STEPS), length))
+    steps = [
+        replace(step, idle_s=first_s if number in starts else later_s(number % length))
+        for number, step in enumerate(STEPS)
+    ]
+    return make_evidence(run_steps=steps, epoch_starts=starts, epoch_samples=4 * length, first_batch_s=0.9, **changes)
+
+
+def test_an_epoch_s_end_that_was_seen_costs_what_the_device_waited_until_the_queue_could_be_full():
+    """Two workers with two batches each: the first four of an epoch count, by what they waited beyond the others."""
+    seen = streaming(length=10, later_s=lambda behind: 0.12 if behind == 2 else 0.02)
+    assert summarise(make_leg(), seen).epoch_boundary_s == pytest.approx((0.28 + 0.28 + 0.1) / 2)  # of 10 and of 20
+    starved = streaming(length=10, later_s=lambda behind: 0.3)
+    assert summarise(make_leg(), starved).epoch_boundary_s == pytest.approx(0.0)
+
+
+def test_the_end_of_an_epoch_that_is_all_beginning_counts_beyond_the_gaps_between_steps():
+    seen = streaming(length=2, later_s=lambda behind: 0.105)
+    assert summarise(make_leg(), seen).epoch_boundary_s == pytest.approx(0.295 + 0.1 * 9 / 10)  # step 20 is the last
+
+
+def test_an_end_that_was_seen_counts_with_workers_that_last_and_without_workers_too():
+    lasting = make_leg(settings=Settings(num_workers=2, batch_size=4, persistent_workers=True))
+    seen = streaming(length=10, later_s=lambda behind: 0.02)
+    assert summarise(lasting, seen).epoch_boundary_s == pytest.approx(0.28)
+    alone = make_leg(settings=Settings(num_workers=0, batch_size=4))
+    assert summarise(alone, seen).epoch_boundary_s == pytest.approx(0.28)
+    assert summarise(make_leg(consume="nothing"), seen).epoch_boundary_s == pytest.approx(0.8)  # by its first batch
+
+
+def test_workers_that_make_one_batch_each_epoch_cost_what_it_took():
+    """None of their batches follows another: their processes' time is what is left to tell by."""
+    work = Work(0.08, 0.05, 0.06, 0.0, 0.01, 0.02, 0.03, 1, "dataset", (), 0)
+    first = [(replace(stamp, cpu_s=None, wall_s=None, work=work), taken_s) for stamp, taken_s in TAKEN]
+    cost = summarise(make_leg(), make_evidence(taken=first)).worker
+    assert cost.cpu_s_per_sample == pytest.approx(0.06 / 4)
+    assert cost.times.busy_s_per_sample == pytest.approx(0.08 / 4)

@@ -21,6 +21,7 @@ from loadtune.advice.case import (
     worker_times,
 )
 from loadtune.advice.rules.speaking import cores_evidence, has_idle_cores, plain, stall_severity, stalled
+from loadtune.advice.rules.starting import stalling_boundary_ratio
 from loadtune.advice.thresholds import (
     BLOCKED,
     CAPACITY,
@@ -35,7 +36,13 @@ from loadtune.advice.thresholds import (
     SPREAD,
     STALL,
 )
-from loadtune.advice.worth import cores_rate_per_s, device_rate_per_s, samples_per_batch, worth_of_feeding
+from loadtune.advice.worth import (
+    cores_rate_per_s,
+    device_rate_per_s,
+    samples_per_batch,
+    worth_of_feeding,
+    worth_of_stalled_share,
+)
 from loadtune.records.measurement import TrialResult, WorkerTimes
 from loadtune.records.report import Evidence, Finding
 
@@ -50,6 +57,9 @@ def loader_bound(case: Case) -> Finding | None:
     stall, cores = stalled(trial), used_cores(trial)
     if stall is None or cores is None or not has_idle_cores(case, trial) or is_cold(trial):
         return None
+    ended = stalling_boundary_ratio(case) or 0.0
+    if stall - ended < STALL.value:
+        return None  # more workers would make the ends of epochs longer
     if more_workers_won_nothing(case) is not None or are_fast_enough(case):
         return None
     blocked = blocked_ratio(trial)
@@ -57,10 +67,11 @@ def loader_bound(case: Case) -> Finding | None:
     is_disk_known = miss_ratio(trial) is not None or took_from_storage(trial) is False
     return Finding(
         rule="loader-bound",
-        severity=stall_severity(stall),
+        severity=stall_severity(stall - ended),
         title="The loader is the limit, and cores are idle",
         detail=f"The device waited {stall:.1%} of the time with {describe(trial)}, "
         f"while {cores:.1f} of {case.limits.usable_cores:g} cores were used."
+        + (f" The ends of epochs were {ended:.0%} of the time; what is left is the loader's." if ended else "")
         + (
             f" A worker waits for something else than a core {blocked:.0%} of its time: a read over the network"
             f"{'' if is_disk_known else ' or from a disk'}, a service, a wait in the data set's own code."
@@ -76,7 +87,7 @@ def loader_bound(case: Case) -> Finding | None:
         ),
         confidence="medium" if blocked is None or waits else "high",
         confirm=f"The rate rises with num_workers={trial.settings.num_workers + 1}.",
-        worth_per_s=worth_of_feeding(case, trial),
+        worth_per_s=worth_of_stalled_share(case, trial, stall - ended) if ended else worth_of_feeding(case, trial),
     )
 
 

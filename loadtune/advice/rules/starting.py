@@ -1,8 +1,17 @@
 """What do starts cost? An epoch's boundary, and workers that take seconds to begin."""
 
-from loadtune.advice.case import Case, describe, epoch_time_s, stall_ratio, with_workers, worker_setup
+from loadtune.advice.case import (
+    Case,
+    capacity_per_s,
+    describe,
+    epoch_time_s,
+    stall_ratio,
+    with_workers,
+    worker_setup,
+)
 from loadtune.advice.rules.speaking import plain
 from loadtune.advice.thresholds import BOUNDARY, START
+from loadtune.advice.worth import device_rate_per_s
 from loadtune.records.report import Finding
 
 
@@ -15,7 +24,12 @@ def boundary_ratio(case: Case) -> float | None:
     stall = stall_ratio(case.chosen)
     if not measurement.epoch_samples or stall is None:
         return share
-    return min(share, stall)  # it ends within the windows: queued steps hid what the device did not wait for
+    # It ends within the windows. What the loader could not have made in between is no matter of ends, and queued steps
+    # hid what the device did not wait for.
+    rates = [device_rate_per_s(case, case.chosen), capacity_per_s(case.chosen)]
+    steady = min((rate for rate in rates if rate), default=None)
+    fed = 1.0 if steady is None else max(0.0, 1.0 - (case.chosen.rate_per_s or 0.0) / steady)
+    return min(share, stall, fed)
 
 
 def stalling_boundary_ratio(case: Case) -> float | None:
@@ -38,12 +52,13 @@ def epoch_boundary(case: Case) -> Finding | None:
     if is_slower:
         told += f" With {describe(case.baseline or case.chosen)} it takes {baseline_s:.1f} s in all."
     title = f"The end of an epoch takes {share:.0%} of it"
+    longer = "Let the data set yield more samples before it ends: each end empties the queues."
     return Finding(
         rule="epoch-boundary",
         severity="warning" if is_slower else "advice",
         title="Epochs are so short that starting the workers costs more than they win" if is_slower else title,
         detail=told,
-        action="Set persistent_workers=True." if can_persist else None,
+        action="Set persistent_workers=True." if can_persist else longer if measurement.epoch_samples else None,
         evidence=(BOUNDARY.evidence(share),),
         confirm="The time between the last batch of an epoch and the first of the next.",
         # Where the ends are in the rate it would rise by what they take; elsewhere an epoch would by as much.
