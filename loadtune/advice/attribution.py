@@ -22,6 +22,8 @@ SHARE_MIN = 1e-9
 """Parts below are left out: nothing of them was measured."""
 
 IN_PROPORTION = "the device's waiting, in proportion to the workers' time"
+ENDS_TO_COME = "first batch after a start, spread over an epoch"
+ENDS_SEEN = "the device's waiting after epochs ended, until the queue could be full again"
 OFF_CORES = f"{IN_PROPORTION}: all of it off the cores, be it storage, a network, a lock or sleep"
 
 
@@ -59,7 +61,7 @@ def attribute(case: Case) -> Attribution | None:
     is_within = trial.measurement.epoch_samples is not None
     within_s = min(times.stall_s, (boundary_ratio(case) or 0.0) * times.whole_s)
     ended_s = within_s if is_within else boundary_s or 0.0
-    parts.add("epoch boundary", ended_s, "first batch after a start, spread over an epoch")
+    parts.add("epoch boundary", ended_s, ENDS_SEEN if is_within else ENDS_TO_COME)
     _split_waiting(case, times, ended_s if is_within else 0.0, parts, notes)
     whole_s = sum(parts.seconds.values())
     shares = [

@@ -48,7 +48,7 @@ PAGES = (
         "device-bound",
         "The device hardly ever waits for data. The loader is fine; more workers are waste.",
         "The stall ratio: device time without work, beyond the launch gaps of a resident batch, by all time.",
-        (limits.STALL,),
+        (limits.STALL, limits.COPY, limits.HANDOVER_SPARE),
         f"{UNIT} {_named(10, 10)} benchmarks/jitter.py: simulated utilisation of known worlds, against the article's "
         "and SageMaker's rules.",
         STEPS,
@@ -68,7 +68,7 @@ PAGES = (
         "same to NVML, so the steps decide. Where the device was measured alone at two batch sizes, the share of a "
         "step that does not grow with the batch decides, and not utilisation.",
         "NVML utilisation, the stall ratio, and t(B) = a + b B through the resident batches.",
-        (limits.BUSY_P95, limits.STALL, limits.FIXED_COST, limits.LAUNCH),
+        (limits.BUSY_P95, limits.STALL, limits.FIXED_COST, limits.LAUNCH, limits.IDLE_P5),
         f"{UNIT} benchmarks/jitter.py, as for device-bound.",
         "Not collected with fewer than 12 samples of utilisation over all looks at a setting, or without NVML.",
     ),
@@ -88,7 +88,15 @@ PAGES = (
         "worker.",
         "CPU time of workers and main process by /proc, what workers waited for a core by schedstat; transforms of a "
         "Compose timed one by one in the worker.",
-        (limits.STALL, limits.SATURATED, limits.BLOCKED),
+        (
+            limits.STALL,
+            limits.SATURATED,
+            limits.BLOCKED,
+            limits.FOREIGN,
+            limits.INFLATED,
+            limits.MOST,
+            limits.SEVERE_STALL,
+        ),
         f"{UNIT} {_named(20, 20)} {LIVE}.",
         "Transforms are named only where they stand in a list (torchvision's Compose) or are loadtune's own.",
     ),
@@ -99,7 +107,7 @@ PAGES = (
         "it speaks only where more workers were seen not to hide it, or no core is left for them: else loader-bound "
         "does.",
         "Share of bytes that storage delivered (/proc/<pid>/io), and of a worker's time off the cores (schedstat).",
-        (limits.STALL, limits.MISS, limits.BLOCKED, limits.SATURATED, limits.PLATEAU),
+        (limits.STALL, limits.MISS, limits.BLOCKED, limits.SATURATED, limits.PLATEAU, limits.SEVERE_STALL),
         f"{UNIT} {_named(10, 10)} {LIVE}.",
         "Network and overlay file systems count no misses, memory maps no hits; then blocked workers alone decide, "
         "with low confidence where nothing could be read. Silent where the cores are used up: a thread that waits for "
@@ -112,7 +120,14 @@ PAGES = (
         "below it, of an iterable data set among the samples of its worker.",
         "Each sample timed in its worker, waiting for a core left out. It is silent where workers that could make half "
         "as much again as the device takes have steps enough in the queue to hide the slowest.",
-        (limits.STALL, limits.SLOW_FACTOR, limits.SLOW_EXCESS, limits.HANDOVER_SPARE),
+        (
+            limits.STALL,
+            limits.SLOW_FACTOR,
+            limits.SLOW_EXCESS,
+            limits.HANDOVER_SPARE,
+            limits.LONG_BATCH,
+            limits.SEVERE_STALL,
+        ),
         f"{UNIT} {_named(10, 10)} The slow one of a watched data set is named in a test.",
         f"{WORKERS_ONLY} Data sets with __getitems__ give all samples of a batch at once, and none can be named.",
     ),
@@ -121,7 +136,7 @@ PAGES = (
         "Receiving the batch takes much of the device's step. Pageable memory is copied twice and makes the host "
         "wait; a PCIe link below what card and slot can do is a matter of the slot.",
         "The copy between two events on the device's timeline; PCIe generation and width under load by NVML.",
-        (limits.COPY, limits.STALL),
+        (limits.COPY, limits.STALL, limits.HANDOVER_SPARE),
         f"{UNIT} {_named(10, 10)} On an H100 it named copies of pageable memory at 5 GB/s.",
         "The link is not collected without NVML. Silent where the loader sets the pace: copies cost nothing then.",
     ),
@@ -132,7 +147,7 @@ PAGES = (
         "what is left where the noise scale says that a larger batch is no gain.",
         "a / (a + b B) of the device alone at two batch sizes; with one size, the host's CPU time to queue a step by "
         "the step's time.",
-        (limits.FIXED_COST, limits.LAUNCH),
+        (limits.FIXED_COST, limits.LAUNCH, limits.STALL),
         f"{UNIT} {_named(9, 10)} With a replayed device the launches are by construction. {NO_GPU}",
         "Two sizes are measured only where --batch-size allows a larger one. With one size nothing is said of steps "
         "that wait for the device: the host turns meanwhile, and looks as if it were launching.",
@@ -152,7 +167,15 @@ PAGES = (
         "The device waits, cores are idle, and nothing speaks against more workers: there are too few. Where a worker "
         "mostly waits for something else than a core, that is told: more workers hide it.",
         "The stall ratio, the cores in use, misses, blocked workers, and trials with more workers.",
-        (limits.STALL, limits.SATURATED, limits.MISS, limits.BLOCKED, limits.PLATEAU, limits.HANDOVER_SPARE),
+        (
+            limits.STALL,
+            limits.SATURATED,
+            limits.MISS,
+            limits.BLOCKED,
+            limits.PLATEAU,
+            limits.HANDOVER_SPARE,
+            limits.SEVERE_STALL,
+        ),
         f"{UNIT} {_named(30, 30)}",
         "Cores that were not read leave it undecided.",
     ),
@@ -180,7 +203,7 @@ PAGES = (
         "queue helps, and more workers do not.",
         "What the workers could deliver if they never waited for work, by what the device takes; spread of a batch's "
         "time.",
-        (limits.STALL, limits.CAPACITY, limits.SPREAD, limits.HANDOVER_SPARE, limits.LONG_BATCH),
+        (limits.STALL, limits.CAPACITY, limits.SPREAD, limits.HANDOVER_SPARE, limits.LONG_BATCH, limits.SEVERE_STALL),
         f"{UNIT} {_named(10, 10)}",
         WORKERS_ONLY,
     ),
@@ -190,7 +213,7 @@ PAGES = (
         "everything else, and an OpenMP team spins for the core it lost.",
         "torch's intra-op threads of workers and main process; a worker's time ready without a core (schedstat); a "
         "step beside the loader by a step alone.",
-        (limits.DELAYED, limits.INFLATED),
+        (limits.DELAYED, limits.INFLATED, limits.SEVERE_STALL, limits.STALL),
         f"{UNIT} {_named(10, 10)}",
         "Threads of other libraries (OpenCV, MKL by itself) are not counted, only their delay is seen. Where those of "
         "the main process keep more than one core busy, the guided search tries main_threads=1.",
@@ -200,7 +223,7 @@ PAGES = (
         "The workers together may run on fewer CPUs than there are workers, while the process may use more: an "
         "import or worker_init_fn sets the affinity.",
         "Each worker's scheduler mask, with its first batch.",
-        (),
+        (limits.STALL,),
         f"{UNIT} {_named(10, 10)} {LIVE}.",
         "A mask that is set later than the first batch is not seen.",
     ),
@@ -238,7 +261,7 @@ PAGES = (
         "shared-gpu",
         "Other processes used the GPU meanwhile: neither its time nor its memory were the training's alone.",
         "NVML's processes and their utilisation.",
-        (limits.OTHER_SM,),
+        (limits.OTHER_SM, limits.STALL),
         f"{UNIT} Recorded drivers.",
         "In a container the driver may hide other processes.",
     ),
@@ -246,7 +269,7 @@ PAGES = (
         "throttled-gpu",
         "Heat, or a failing power supply, held the GPU's clocks down. A power cap is no fault and left out.",
         "NVML's violation counters, or its clock event reasons at five looks, one a second, or more.",
-        (limits.THROTTLED,),
+        (limits.THROTTLED, limits.STALL),
         f"{UNIT} Recorded drivers.",
         "Not collected without NVML.",
     ),
@@ -257,7 +280,7 @@ PAGES = (
         "those in which it took one that lay ready are not.",
         "One warm step under torch's own debug mode, which warns of each wait; the device's idle time in the loop; the "
         "host's CPU to take a batch, from the loader alone.",
-        (limits.STALL,),
+        (limits.STALL, limits.HANDOVER_SPARE),
         f"{UNIT} {_named(10, 10)} The counting is tested against scripted warnings. {NO_GPU}",
         "CUDA, or a replayed device that is told to wait. Collectives and sparse operations are not covered by torch's "
         "mode.",
@@ -294,7 +317,7 @@ PAGES = (
         "foreign-load",
         "Others, or the hypervisor, used cores that the training could have used.",
         "/proc/stat less the trial's own CPU time, and steal.",
-        (limits.FOREIGN,),
+        (limits.FOREIGN, limits.BLOCKED, limits.INFLATED, limits.SATURATED, limits.STALL),
         f"{UNIT} {_named(10, 10)} benchmarks/coverage.py marks disturbed runs by the same threshold.",
         "Memory bandwidth and storage that others use are not seen.",
     ),
@@ -303,7 +326,17 @@ PAGES = (
         "The evidence is missing or contradicts itself: the causes that it cannot tell apart are named, with what to "
         "run.",
         "What two rules would have needed.",
-        (limits.STALL, limits.PLATEAU, limits.INFLATED, limits.HOST_WAITS),
+        (
+            limits.STALL,
+            limits.PLATEAU,
+            limits.INFLATED,
+            limits.HOST_WAITS,
+            limits.BLOCKED,
+            limits.MISS,
+            limits.HANDOVER_SPARE,
+            limits.SATURATED,
+            limits.FOREIGN,
+        ),
         UNIT,
     ),
     Page(

@@ -142,14 +142,21 @@ def _with_kept_workers(chosen: TrialResult, sample_count: int | None) -> Variant
     """Its workers kept, where starting them anew takes more of a real epoch than a tie."""
     settings, rate, measured = chosen.settings, chosen.rate_per_s, chosen.measurement
     boundary_s = None if measured is None else measured.epoch_boundary_s
-    if not (settings.num_workers and boundary_s and sample_count and rate) or settings.persistent_workers:
+    if measured is None or settings.persistent_workers or not (settings.num_workers and boundary_s and rate):
+        return None
+    kept = msgspec.structs.replace(settings, persistent_workers=True)
+    if measured.epoch_samples:  # the data set ends its epochs in a duel as well: the rate holds what it wins
+        share = boundary_s * rate / measured.epoch_samples
+        why = f"starting the workers anew takes {share:.0%} of an epoch of {measured.epoch_samples} samples"
+        return Variant(kept, why) if share >= 1.0 - TIE_RATIO else None
+    if not sample_count:
         return None
     share = boundary_share(sample_count, rate, boundary_s)
     batches = shorten(sample_count, rate, settings.num_workers, settings.batch_size)
     if share < 1.0 - TIE_RATIO or batches < EPOCH_BATCHES_MIN:
         return None
     return Variant(
-        msgspec.structs.replace(settings, persistent_workers=True),
+        kept,
         f"starting the workers anew takes {share:.0%} of an epoch of {sample_count} samples",
         batches,
     )

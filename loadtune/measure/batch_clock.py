@@ -38,6 +38,8 @@ class Work(NamedTuple):
     """What that index counts in, as `BatchClock` was told."""
     parts: tuple[tuple[str, float], ...]
     minor_faults: int
+    untimed: int = 0
+    """Samples in it of which none of this is told."""
 
 
 class _Start(NamedTuple):
@@ -68,6 +70,7 @@ class BatchClock:
         """Drop what was seen of a batch: it has been told, or will never be one."""
         self._start: _Start | None = None
         self._is_inside = False
+        self._untimed = 0
         self._walls_s: list[float] = []
         self._slowest: tuple[float, int | None] = (0.0, None)
         self._parts: dict[str, float] = {}
@@ -108,6 +111,11 @@ class BatchClock:
         if wall_s > self._slowest[0]:
             self._slowest = wall_s, index if type(index) is int else None
 
+    def skip(self) -> None:
+        """Note that the first sample of a batch is there, and drop what it took."""
+        self.forget()
+        self._untimed = 1
+
     def part(self, name: str, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call, and add the time that it takes to its part where it belongs to a sample that is timed."""
         if not self.is_inside:
@@ -121,6 +129,7 @@ class BatchClock:
     def take(self, collate_s: float) -> Work | None:
         """Return what the batch took that has just been collated, and begin anew; None where nothing was timed."""
         start, walls_s, slowest, parts = self._start, self._walls_s, self._slowest, tuple(self._parts.items())
+        untimed = self._untimed
         self.forget()
         if start is None:
             return None
@@ -140,6 +149,7 @@ class BatchClock:
             indexed=self._indexed,
             parts=parts,
             minor_faults=_minor_faults() - start.minor_faults,
+            untimed=untimed,
         )
 
     def _sample_delay_ns(self) -> int | None:

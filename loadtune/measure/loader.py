@@ -291,10 +291,7 @@ class Batches:
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
         self._iterator: Iterator[Any] | None = None
-        self._samples = 0
         self.epochs_ended = 0
-        self.epoch_samples: int | None = None
-        """Samples of the last whole epoch; None: none has ended yet, or batches do not say what is in them."""
 
     def take(self) -> Taken:
         """Return the next batch.
@@ -309,7 +306,6 @@ class Batches:
         has_ended = item is None
         if has_ended:
             self.epochs_ended += 1
-            self.epoch_samples, self._samples = self._samples or None, 0
             self._iterator = iter(self._loader)
             item = next(self._iterator, None)
         if item is None:
@@ -317,5 +313,4 @@ class Batches:
                 "the data set yields no batch", "its samples must fill one batch: try a smaller batch size"
             )
         taken_s = time.monotonic()
-        self._samples += item.stamp.samples or 0
         return Taken(item.batch, item.stamp, taken_s - asked_s, taken_s, item.stamp.samples, begins_epoch=has_ended)

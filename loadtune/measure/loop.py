@@ -55,8 +55,6 @@ class Run:
     next_batch: Callable[[], Taken]
     is_resident: bool = False
     """The batch already lies on the device."""
-    batches: Batches | None = None
-    """Where the batches come from; None: one is taken again and again."""
     steps: list[Step] = field(default_factory=list)
     taken: list[tuple[Stamp | None, float]] = field(default_factory=list)
     epoch_starts: list[int] = field(default_factory=list)
@@ -118,7 +116,6 @@ def measure(leg: Leg, tell: Tell, process_s: float, wait_for_parent: Callable[[]
     run.collect(run.timeline.drain())
     evidence = Evidence(
         synchronisations=leg.synchronisations,
-        epoch_samples=None if run.batches is None else run.batches.epoch_samples,
         epoch_starts=tuple(run.epoch_starts),
         run_steps=run.steps,
         windows=windows,
@@ -181,7 +178,7 @@ def start(leg: Leg, tell: Tell) -> Run:
         run.advance()
         return run
     batches = Batches(leg.loader)
-    run = Run(leg, tell, Timeline(leg.accelerator), batches.take, batches=batches)
+    run = Run(leg, tell, Timeline(leg.accelerator), batches.take)
     run.advance()
     if leg.spec.feed == "cached":
         held = [batches.take() for _ in range(max(LOADER_BATCHES, 2 * leg.spec.settings.num_workers))]

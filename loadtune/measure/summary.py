@@ -1,6 +1,7 @@
 """What did a leg show? Its steps, stamps and times as one Measurement; nothing is measured here."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing import get_start_method
 from statistics import fmean, median, stdev
 
@@ -39,7 +40,6 @@ class Evidence:
     loader_began_s: float
     notes: list[str]
     synchronisations: int | None = None
-    epoch_samples: int | None = None
     epoch_starts: tuple[int, ...] = ()
     """Positions of the steps whose batches began an epoch, where the data set itself had ended one."""
 
@@ -63,7 +63,7 @@ def summarise(leg: Leg, evidence: Evidence) -> Measurement:
             loader_warm_up_s=max(0.0, windows[0].started_s - evidence.loader_began_s - evidence.first_batch_s),
         ),
         epoch_boundary_s=_epoch_boundary_s(leg, evidence, windows),
-        epoch_samples=evidence.epoch_samples,
+        epoch_samples=_epoch_samples(evidence),
         idle_reference_s=evidence.idle_reference_s,
         step_s=median(durations_s) if trains else None,
         step_spread_s=stdev(durations_s) if trains and len(durations_s) > 1 else None,
@@ -144,25 +144,41 @@ def _epoch_boundary_s(leg: Leg, evidence: Evidence, windows: list[Window]) -> fl
     return max(0.0, evidence.first_batch_s - batch_s)
 
 
+def _starts_seen(evidence: Evidence) -> list[int]:
+    """Return the steps that began an epoch among those measured."""
+    last = evidence.first_step + len(_measured_steps(evidence)) - 1
+    return [start for start in evidence.epoch_starts if evidence.first_step < start <= last]
+
+
+def _epoch_samples(evidence: Evidence) -> int | None:
+    """Return the samples of the last epoch that was seen to end; None where none ended among the measured steps."""
+    begun = _starts_seen(evidence)
+    if not begun:
+        return None
+    before = max((start for start in evidence.epoch_starts if start < begun[-1]), default=0)
+    return sum(step.samples for step in evidence.run_steps[before : begun[-1]])
+
+
 def _seen_boundary_s(leg: Leg, evidence: Evidence) -> float | None:
     """Return how much longer the device waited after an epoch's end until the queue could be full again.
 
-    Each of an epoch's first batches counts by what it waited beyond a later one; where epochs are too short to have
-    later ones, beyond the gap that a resident batch has too. None where no epoch began among the measured steps.
+    Each of an epoch's first batches counts by what it waited beyond a later one. Those come in bursts of num_workers,
+    so whole bursts of them count; where epochs are too short to have any, the gap that a resident batch has too. None
+    where no epoch began among the measured steps.
     """
-    first, steps = evidence.first_step, _measured_steps(evidence)
-    last = first + len(steps) - 1
-    begun = [start for start in evidence.epoch_starts if first < start <= last]
+    begun = _starts_seen(evidence)
     if not begun or leg.spec.consume != "device":
         return None
-    refill = range(max(1, leg.spec.settings.batches_in_flight))
-    early = {start + behind for start in (0, *evidence.epoch_starts) for behind in refill}
-    waits_s = {number: step.idle_s for number, step in enumerate(steps[1:], first + 1)}
-    later_s = fmean(
-        [wait_s for number, wait_s in waits_s.items() if number not in early] or [evidence.idle_reference_s]
-    )
-    seen = {start + behind for start in begun for behind in refill} & waits_s.keys()
-    return max(0.0, sum(waits_s[number] - later_s for number in seen) / len(begun))
+    waits_s = {number: step.idle_s for number, step in enumerate(evidence.run_steps)}
+    measured = range(evidence.first_step + 1, evidence.first_step + len(_measured_steps(evidence)))
+    refill, burst = max(1, leg.spec.settings.batches_in_flight), max(1, leg.spec.settings.num_workers)
+    later_waits_s = list[float]()
+    for start, end in pairwise((0, *evidence.epoch_starts, measured.stop)):
+        own = range(max(start + refill, measured.start), min(end, measured.stop))
+        later_waits_s += [waits_s[number] for number in own[: len(own) // burst * burst]]
+    later_s = fmean(later_waits_s or [evidence.idle_reference_s])
+    early = {start + behind for start in begun for behind in range(refill)} & set(measured)
+    return max(0.0, sum(waits_s[number] - later_s for number in early) / len(begun))
 
 
 def _worker_cost(leg: Leg, evidence: Evidence, windows: list[Window]) -> WorkerCost | None:

@@ -193,7 +193,10 @@ class WorkerClock:
         return iterate
 
     def _time_step(self, steps: Iterator[Any], place: int) -> Any:
-        """Take the next sample of an epoch, and note what it took unless the clock rests."""
+        """Take the next sample of an epoch, and note what it took unless the clock rests.
+
+        The first comes after all that the data set does before it, such as opening files: that is an epoch's start.
+        """
         if self._resting or not self._is_own(self._dataset):
             return next(steps)
         began = self._batch.begin()
@@ -202,7 +205,10 @@ class WorkerClock:
         except BaseException:
             self._batch.forget()  # the end of an epoch, or an error: no batch comes of it that could be told
             raise
-        self._batch.end(began, place)
+        if place == 0:
+            self._batch.skip()
+        else:
+            self._batch.end(began, place)
         return sample
 
     def _timed_call(self, kind: type, known: dict[int, Any], own: Callable[..., Any]) -> Callable[..., Any]:

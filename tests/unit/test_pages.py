@@ -1,5 +1,6 @@
 """Every rule has its page, every page names where its numbers come from, and the command shows them."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 import loadtune.advice
 from loadtune.advice.pages import BY_RULE, PAGES
+from loadtune.advice.rules import REMARKS, RULES
 from loadtune.advice.thresholds import Threshold
 from loadtune.cli import main
 from loadtune.render.explaining import explain_lines, list_lines
@@ -38,6 +40,26 @@ def test_a_page_is_whole(page):
     lines = explain_lines(page, 80)
     assert lines[0] == page.rule
     assert max(map(len, lines)) <= 80
+
+
+def read_thresholds(function, seen):
+    """Return the thresholds that a function of `advice` reads, itself or through others there."""
+    found = set()
+    for name in function.__code__.co_names:
+        value = getattr(inspect.getmodule(function), name, None)
+        if isinstance(value, Threshold):
+            found.add(value)
+        elif inspect.isfunction(value) and value.__module__.startswith("loadtune.advice") and value not in seen:
+            found |= read_thresholds(value, seen | {value})
+    return found
+
+
+@pytest.mark.parametrize("rule", [*RULES, *REMARKS], ids=lambda rule: rule.__name__)
+def test_a_page_lists_every_threshold_that_its_rule_reads(rule):
+    """Read off the code: a number that decides and is on no page could not be looked up."""
+    named = re.findall(r'rule="([a-z-]+)"', inspect.getsource(rule))
+    listed = {each for name in named for each in BY_RULE[name].thresholds}
+    assert {each.name for each in read_thresholds(rule, {rule}) - listed} == set()
 
 
 def test_all_rules_are_listed():

@@ -122,8 +122,13 @@ def test_without_workers_nothing_is_started_anew():
 
 
 def test_an_epoch_that_ended_is_told_by_its_samples():
+    """The last whole one; where none ended while the device was watched, none is told of."""
     assert summarise(make_leg(), make_evidence()).epoch_samples is None
-    assert summarise(make_leg(), make_evidence(epoch_samples=48)).epoch_samples == 48
+    assert summarise(make_leg(), make_evidence(epoch_starts=(3, 15, 40))).epoch_samples == 48
+    assert summarise(make_leg(), make_evidence(epoch_starts=(12,))).epoch_samples == 48
+    late = make_evidence(epoch_starts=(3, 40), first_step=5, windows=[make_window(STEPS, 5, 20)], first_batch_s=0.6)
+    assert summarise(make_leg(), late).epoch_samples is None
+    assert summarise(make_leg(), late).epoch_boundary_s == pytest.approx(0.5)  # by the first batch, as of other data
 
 
 def test_a_leg_without_a_device_has_no_device_figures():
@@ -196,7 +201,7 @@ def streaming(*, later_s, first_s=0.3, length=4, **changes):
         replace(step, idle_s=first_s if number in starts else later_s(number % length))
         for number, step in enumerate(STEPS)
     ]
-    return make_evidence(run_steps=steps, epoch_starts=starts, epoch_samples=4 * length, first_batch_s=0.9, **changes)
+    return make_evidence(run_steps=steps, epoch_starts=starts, first_batch_s=0.9, **changes)
 
 
 def test_an_epoch_s_end_that_was_seen_costs_what_the_device_waited_until_the_queue_could_be_full():
@@ -205,6 +210,10 @@ def test_an_epoch_s_end_that_was_seen_costs_what_the_device_waited_until_the_que
     assert summarise(make_leg(), seen).epoch_boundary_s == pytest.approx((0.28 + 0.28 + 0.1) / 2)  # of 10 and of 20
     starved = streaming(length=10, later_s=lambda behind: 0.3)
     assert summarise(make_leg(), starved).epoch_boundary_s == pytest.approx(0.0)
+    bursts = streaming(length=9, later_s=lambda behind: 0.3 * (behind % 2 == 0))  # of the last burst one is missing
+    assert summarise(make_leg(), bursts).epoch_boundary_s == pytest.approx(
+        (0 + 0.6 - 3 * 0.15) / 2
+    )  # the second is cut
 
 
 def test_the_end_of_an_epoch_that_is_all_beginning_counts_beyond_the_gaps_between_steps():

@@ -450,15 +450,34 @@ def test_the_end_of_an_iterable_leaves_nothing_to_the_next_epoch(watched):
     clock = watched(items := Short())
     stream = iter(items)
     assert [next(stream), next(stream)] == [0, 1]
-    assert clock.take(0.0).slowest_index in {0, 1}
+    assert (clock.take(0.0).slowest_index, clock._batch._untimed) == (1, 0)
     assert list(stream) == [2]
     assert clock.take(0.0) is None  # of what the end left
     next(iter(items))  # an epoch that is given up
     stream = iter(items)
     assert clock._batch._start is None  # or the time between the epochs would be this one's
-    next(stream)
+    assert [next(stream), next(stream)] == [0, 1]
     work = clock.take(0.0)
-    assert (work.slowest_index, work.slowest_s) == (0, work.median_s)
+    assert (work.slowest_index, work.slowest_s, work.untimed) == (1, work.median_s, 1)
+
+
+def test_what_an_iterable_does_before_its_first_sample_is_no_sample_s_time(watched):
+    """Opening files, or filling a buffer to shuffle in: the start of an epoch, and no slow sample."""
+
+    class Opening(IterableDataset):
+        def __iter__(self):
+            time.sleep(0.2)
+            yield from range(4)
+
+    clock = watched(items := Opening())
+    assert list(iter(items)) == [0, 1, 2, 3]
+    stream = iter(items)
+    assert [next(stream) for _ in range(4)] == [0, 1, 2, 3]
+    work = clock.take(0.0)
+    assert work.busy_s < 0.1
+    assert (work.untimed, work.slowest_index != 0) == (1, True)
+    next(iter(items))
+    assert clock.take(0.0) is None  # a batch of one
 
 
 def test_an_iterable_may_walk_through_itself(watched):

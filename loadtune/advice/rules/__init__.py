@@ -40,6 +40,7 @@ from loadtune.advice.rules.starting import epoch_boundary, slow_start, stalling_
 from loadtune.advice.rules.storage import storage_bound
 from loadtune.advice.rules.undecided import (
     undecided_cores,
+    undecided_ends,
     undecided_hand_over,
     undecided_host,
     undecided_plateau,
@@ -57,7 +58,7 @@ RULES = (
     main_process_bound, foreign_load, cpu_saturated, storage_bound, loader_bound, repeated_samples, slow_start,
     epoch_boundary, synchronising_step, copy_bound, launch_bound, throttled_gpu, shared_gpu, memory_growth,
     pin_pressure,
-    undecided_cores, undecided_host, undecided_hand_over, undecided_plateau, undecided_step,
+    undecided_cores, undecided_ends, undecided_host, undecided_hand_over, undecided_plateau, undecided_step,
 )  # fmt: skip
 """Causes, the more specific first: it decides between findings of the same worth."""
 REMARKS = (jittery_gpu, low_steady_gpu, noise_scale, noisy, small_batch_norm, page_cache, other_streams)
@@ -68,12 +69,14 @@ EXPLAINED_BY: dict[str, frozenset[str]] = {
         {"pinned-workers", "cpu-quota", "thread-oversubscription", "slow-samples", "shallow-prefetch", "swap"}
         | {"main-process-bound", "synchronising-step"}
     ),
-    "main-process-bound": frozenset({"synchronising-step", "slow-samples", "shallow-prefetch", "swap"}),
-    "storage-bound": frozenset(
-        {"pinned-workers", "slow-samples", "swap", "thread-oversubscription", "main-process-bound"}
+    "main-process-bound": frozenset(
+        {"synchronising-step", "slow-samples", "shallow-prefetch", "swap", "epoch-boundary"}
     ),
-    "cpu-saturated": frozenset({"pinned-workers", "cpu-quota", "thread-oversubscription"}),
-    "shallow-prefetch": frozenset({"slow-samples", "pinned-workers", "cpu-quota"}),
+    "storage-bound": frozenset(
+        {"pinned-workers", "slow-samples", "swap", "thread-oversubscription", "main-process-bound", "epoch-boundary"}
+    ),
+    "cpu-saturated": frozenset({"pinned-workers", "cpu-quota", "thread-oversubscription", "epoch-boundary"}),
+    "shallow-prefetch": frozenset({"slow-samples", "pinned-workers", "cpu-quota", "epoch-boundary"}),
     "epoch-boundary": frozenset({"slow-start"}),
     "foreign-load": frozenset({"pinned-workers", "thread-oversubscription"}),
     "undecided": frozenset(

@@ -24,7 +24,7 @@ from loadtune.advice.rules.speaking import (
     stall_severity,
     stalled,
 )
-from loadtune.advice.thresholds import BLOCKED, DELAYED, FOREIGN, INFLATED, QUOTA, STALL
+from loadtune.advice.thresholds import BLOCKED, DELAYED, FOREIGN, INFLATED, MOST, QUOTA, STALL
 from loadtune.advice.worth import (
     worth_of_feeding,
     worth_of_loader_speed,
@@ -60,12 +60,20 @@ def cpu_saturated(case: Case) -> Finding | None:
         title="The CPU is the limit: more workers will not help",
         detail=f"The device waited {stall:.1%} of the time, "
         f"and {cores:.1f} of {case.limits.usable_cores:g} cores were used{more}.{dearest}",
-        action="Make a sample cheaper: smaller stored images, decode at reduced size, augment on the GPU.",
+        action=_cheapen(trial),
         evidence=(STALL.evidence(stall), cores_evidence(case, shown), *evidence),
         confidence="high" if worker_times(case.chosen) is not None else "medium",
         confirm="The rate stays the same with one worker more, and rises with a cheaper transform.",
         worth_per_s=worth,
     )
+
+
+def _cheapen(trial: TrialResult) -> str:
+    """Return how to spend less: on samples, or on putting them together where that is most of a worker's work."""
+    times = worker_times(trial)
+    if times is None or (times.collate_s_per_sample or 0.0) < MOST.value * times.busy_s_per_sample:
+        return "Make a sample cheaper: smaller stored images, decode at reduced size, augment on the GPU."
+    return "Put fewer bytes together: hand over uint8, smaller crops, fewer tensors a sample; convert on the GPU."
 
 
 def _dearest(trial: TrialResult) -> tuple[str, tuple[Evidence, ...]]:

@@ -21,7 +21,7 @@ from loadtune.advice.case import (
     worker_times,
 )
 from loadtune.advice.rules.speaking import cores_evidence, has_idle_cores, plain, stall_severity, stalled
-from loadtune.advice.rules.starting import stalling_boundary_ratio
+from loadtune.advice.rules.starting import is_all_beginning, stalling_boundary_ratio
 from loadtune.advice.thresholds import (
     BLOCKED,
     CAPACITY,
@@ -58,7 +58,7 @@ def loader_bound(case: Case) -> Finding | None:
     if stall is None or cores is None or not has_idle_cores(case, trial) or is_cold(trial):
         return None
     ended = stalling_boundary_ratio(case) or 0.0
-    if stall - ended < STALL.value:
+    if stall - ended < STALL.value or is_all_beginning(case):
         return None  # more workers would make the ends of epochs longer
     if more_workers_won_nothing(case) is not None or are_fast_enough(case):
         return None

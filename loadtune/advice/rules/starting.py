@@ -12,6 +12,7 @@ from loadtune.advice.case import (
 from loadtune.advice.rules.speaking import plain
 from loadtune.advice.thresholds import BOUNDARY, START
 from loadtune.advice.worth import device_rate_per_s
+from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Finding
 
 
@@ -38,32 +39,76 @@ def stalling_boundary_ratio(case: Case) -> float | None:
     return boundary_ratio(case) if seen else 0.0
 
 
+def is_all_beginning(case: Case) -> bool:
+    """Say whether epochs end before a batch comes that could lie ready, with workers whose own speed is not known.
+
+    Then all waiting looks like the end of an epoch, that for slow workers too.
+    """
+    measurement, settings = case.chosen.measurement, case.chosen.settings
+    if measurement is None or not measurement.epoch_samples or capacity_per_s(case.chosen) is not None:
+        return False
+    batches = measurement.epoch_samples / settings.batch_size
+    return batches < max(1, settings.batches_in_flight) + max(1, settings.num_workers)
+
+
 def epoch_boundary(case: Case) -> Finding | None:
     """Starting the workers anew each epoch takes a share of a real epoch."""
     measurement, rate, whole_s = case.chosen.measurement, case.chosen.rate_per_s, epoch_time_s(case, case.chosen)
     share = boundary_ratio(case)
     if measurement is None or not rate or whole_s is None or share is None or share < BOUNDARY.value:
         return None
+    if is_all_beginning(case):
+        return None
     boundary_s, samples = share * whole_s, measurement.epoch_samples or case.sample_count
-    can_persist = case.chosen.settings.num_workers > 0 and not case.chosen.settings.persistent_workers
-    baseline_s = None if case.baseline is None else epoch_time_s(case, case.baseline)
+    baseline_s = _baseline_time_s(case, samples)
     is_slower = baseline_s is not None and baseline_s < whole_s
-    told = f"An epoch of {samples} samples takes {whole_s - boundary_s:.1f} s, its end {boundary_s:.1f} s."
+    told = f"An epoch of {samples} samples takes {whole_s - boundary_s:.3g} s, its end {boundary_s:.3g} s."
     if is_slower:
-        told += f" With {describe(case.baseline or case.chosen)} it takes {baseline_s:.1f} s in all."
+        told += f" With {describe(case.baseline or case.chosen)} it takes {baseline_s:.3g} s in all."
     title = f"The end of an epoch takes {share:.0%} of it"
-    longer = "Let the data set yield more samples before it ends: each end empties the queues."
     return Finding(
         rule="epoch-boundary",
         severity="warning" if is_slower else "advice",
         title="Epochs are so short that starting the workers costs more than they win" if is_slower else title,
         detail=told,
-        action="Set persistent_workers=True." if can_persist else longer if measurement.epoch_samples else None,
+        action=_shorten_ends(case.chosen),
         evidence=(BOUNDARY.evidence(share),),
         confirm="The time between the last batch of an epoch and the first of the next.",
         # Where the ends are in the rate it would rise by what they take; elsewhere an epoch would by as much.
         worth_per_s=rate * share / (1.0 - share) if measurement.epoch_samples and share < 1.0 else rate * share,
     )
+
+
+def _baseline_time_s(case: Case, samples: int | None) -> float | None:
+    """Return the baseline's time for as many samples: an iterable data set may yield others with other workers."""
+    measurement = None if case.baseline is None else case.baseline.measurement
+    whole_s = None if case.baseline is None else epoch_time_s(case, case.baseline)
+    if measurement is None or whole_s is None or not measurement.epoch_samples:
+        return whole_s
+    return whole_s * (samples or 0) / measurement.epoch_samples
+
+
+def _shorten_ends(trial: TrialResult) -> str | None:
+    """Return what makes an epoch's end cost less; None where nothing of it is known to help."""
+    settings, measurement = trial.settings, trial.measurement
+    if settings.num_workers and not settings.persistent_workers:
+        return "Set persistent_workers=True."
+    if measurement is None or not measurement.epoch_samples:
+        return None
+    longer = "Let the data set yield more samples before it ends"
+    if settings.num_workers:
+        return f"{longer}: each end empties the queues."
+    return f"{longer}, and do less before its first sample, such as opening files anew."
+
+
+def _start_ratio(case: Case, trial: TrialResult, start_s: float) -> float | None:
+    """Return the share of a real epoch that the workers' start takes; None where they last, or it is not known."""
+    rate, measurement = case.chosen.rate_per_s, trial.measurement
+    if trial is not case.chosen or trial.settings.persistent_workers or measurement is None or not rate:
+        return None
+    if measurement.epoch_samples:  # starts are a part of the rate, and of the time that the device waited
+        return min(start_s * rate / measurement.epoch_samples, stalling_boundary_ratio(case) or 0.0)
+    return start_s / (start_s + case.sample_count / rate) if case.sample_count else None
 
 
 def slow_start(case: Case) -> Finding | None:
@@ -72,9 +117,7 @@ def slow_start(case: Case) -> Finding | None:
     setup = None if trial is None else worker_setup(trial)
     if trial is None or setup is None or setup.start_s is None or setup.start_s < START.value:
         return None
-    persists, share = trial.settings.persistent_workers, None
-    if trial is case.chosen and not persists and case.sample_count and rate:
-        share = setup.start_s / (setup.start_s + case.sample_count / rate)
+    persists, share = trial.settings.persistent_workers, _start_ratio(case, trial, setup.start_s)
     is_material = share is not None and share >= BOUNDARY.value
     is_fork = setup.start_method == "fork"
     cause = (

@@ -12,6 +12,7 @@ from loadtune.advice.case import (
 )
 from loadtune.advice.rules.loader import are_fast_enough, evidence_of_plateau, is_storage, more_workers_won_nothing
 from loadtune.advice.rules.speaking import has_idle_cores, plain, stalled
+from loadtune.advice.rules.starting import is_all_beginning, stalling_boundary_ratio
 from loadtune.advice.thresholds import FOREIGN, HOST_WAITS, INFLATED, STALL
 from loadtune.advice.worth import samples_per_batch, worth_of_feeding
 from loadtune.records.report import Finding
@@ -60,6 +61,26 @@ def undecided_plateau(case: Case) -> Finding | None:
     )
 
 
+def undecided_ends(case: Case) -> Finding | None:
+    """All waiting is at the beginning of epochs, which are too short to show what the workers can do besides."""
+    stall, share = stalled(case.chosen), stalling_boundary_ratio(case)
+    if stall is None or not share or not is_all_beginning(case):
+        return None
+    return Finding(
+        rule="undecided",
+        severity="advice",
+        title="Undecided between epoch-boundary and loader-bound",
+        detail=f"The device waited {stall:.1%} of the time, all of it while an epoch's first batches were made: for "
+        "workers that start anew, or for workers that are too slow.",
+        action="Set persistent_workers=True, or let the data set yield more before it ends, and probe again.",
+        evidence=(STALL.evidence(stall), plain("boundary_ratio", share)),
+        confidence="low",
+        confirm="What the device waits for within longer epochs is the workers' speed.",
+        worth_per_s=worth_of_feeding(case, case.chosen),
+        between=("epoch-boundary", "loader-bound"),
+    )
+
+
 def undecided_hand_over(case: Case) -> Finding | None:
     """The workers could make far more than the device takes, and yet it waits: what lies between was not seen."""
     stall, capacity = stalled(case.chosen), capacity_per_s(case.chosen)
@@ -74,6 +95,7 @@ def undecided_hand_over(case: Case) -> Finding | None:
         action="Probe with twice the prefetch_factor in --baseline; look at the main process with py-spy top --pid.",
         evidence=(STALL.evidence(stall), plain("worker_capacity_per_s", capacity, "samples/s")),
         confidence="low",
+        confirm="The device waits less with the longer queue, or the main process is busy all the time.",
         worth_per_s=worth_of_feeding(case, case.chosen),
         between=("shallow-prefetch", "main-process-bound"),
     )
