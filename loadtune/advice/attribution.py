@@ -12,7 +12,7 @@ from statistics import stdev
 from loadtune.advice.case import Case, StepTimes, late_s, resident_trials, step_times, worker_times
 from loadtune.advice.rules.gpu import device_line
 from loadtune.advice.rules.loader import main_process_bound
-from loadtune.advice.rules.starting import boundary_ratio
+from loadtune.advice.rules.starting import boundary_ratio, is_all_beginning
 from loadtune.advice.what_if import compute_what_ifs
 from loadtune.advice.worth import samples_per_batch
 from loadtune.records.measurement import Window
@@ -59,7 +59,9 @@ def attribute(case: Case) -> Attribution | None:
         notes.append("The epoch boundary was not measured, and is left out.")
     # Where the data set ends epochs by itself, their ends are a part of the waiting that was seen.
     is_within = trial.measurement.epoch_samples is not None
-    within_s = min(times.stall_s, (boundary_ratio(case) or 0.0) * times.whole_s)
+    within_s = 0.0 if is_all_beginning(case) else min(times.stall_s, (boundary_ratio(case) or 0.0) * times.whole_s)
+    if is_all_beginning(case):
+        notes.append("Epochs are too short to tell their ends from workers that are slow.")
     ended_s = within_s if is_within else boundary_s or 0.0
     parts.add("epoch boundary", ended_s, ENDS_SEEN if is_within else ENDS_TO_COME)
     _split_waiting(case, times, ended_s if is_within else 0.0, parts, notes)

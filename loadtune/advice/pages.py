@@ -118,8 +118,9 @@ PAGES = (
         "A few samples take many times the usual. Batches are handed over in order, so all that lie ready behind a "
         "slow one wait for it (head of line). The slowest is named by its index: under a Subset in the data set "
         "below it, of an iterable data set among the samples of its worker.",
-        "Each sample timed in its worker, waiting for a core left out. It is silent where workers that could make half "
-        "as much again as the device takes have steps enough in the queue to hide the slowest.",
+        "Each sample timed in its worker, waiting for a core left out; not the first of a stream's epoch, which "
+        "holds what the data set does before it. It is silent where workers that could make half as much again as the "
+        "device takes have steps enough in the queue to hide the slowest.",
         (
             limits.STALL,
             limits.SLOW_FACTOR,
@@ -175,6 +176,7 @@ PAGES = (
             limits.PLATEAU,
             limits.HANDOVER_SPARE,
             limits.SEVERE_STALL,
+            limits.BOUNDARY,
         ),
         f"{UNIT} {_named(30, 30)}",
         "Cores that were not read leave it undecided.",
@@ -185,7 +187,7 @@ PAGES = (
         "First batch after starting the loader beyond a usual batch, by an epoch of the data set's own length. Where "
         "the data set was seen to end epochs, what the device waited until the queue could be full again, beyond a "
         "later batch: no more than it waited in all, and nothing that workers could not have made at their speed.",
-        (limits.BOUNDARY,),
+        (limits.BOUNDARY, limits.MOST),
         f"{UNIT} {_named(7, 10)}",
         "Not collected with persistent workers unless the data set was seen to end epochs, nor with no known length.",
     ),
@@ -193,7 +195,7 @@ PAGES = (
         "slow-start",
         "Workers take seconds to begin: by spawn or forkserver each imports torch anew and unpickles the data set.",
         "Each worker says with its first batch when its worker_init_fn had ended.",
-        (limits.START, limits.BOUNDARY),
+        (limits.START, limits.BOUNDARY, limits.MOST),
         f"{UNIT} {_named(10, 10)} {LIVE}.",
         "Not collected where a worker gave no batch.",
     ),
@@ -203,7 +205,15 @@ PAGES = (
         "queue helps, and more workers do not.",
         "What the workers could deliver if they never waited for work, by what the device takes; spread of a batch's "
         "time.",
-        (limits.STALL, limits.CAPACITY, limits.SPREAD, limits.HANDOVER_SPARE, limits.LONG_BATCH, limits.SEVERE_STALL),
+        (
+            limits.STALL,
+            limits.CAPACITY,
+            limits.SPREAD,
+            limits.HANDOVER_SPARE,
+            limits.LONG_BATCH,
+            limits.SEVERE_STALL,
+            limits.DELAYED,
+        ),
         f"{UNIT} {_named(10, 10)}",
         WORKERS_ONLY,
     ),
@@ -336,6 +346,7 @@ PAGES = (
             limits.HANDOVER_SPARE,
             limits.SATURATED,
             limits.FOREIGN,
+            limits.MOST,
         ),
         UNIT,
     ),

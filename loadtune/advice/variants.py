@@ -147,7 +147,7 @@ def _with_kept_workers(chosen: TrialResult, sample_count: int | None) -> Variant
     kept = msgspec.structs.replace(settings, persistent_workers=True)
     if measured.epoch_samples:  # the data set ends its epochs in a duel as well: the rate holds what it wins
         share = boundary_s * rate / measured.epoch_samples
-        why = f"starting the workers anew takes {share:.0%} of an epoch of {measured.epoch_samples} samples"
+        why = f"the device waits {share:.0%} of an epoch of {measured.epoch_samples} samples after its end"
         return Variant(kept, why) if share >= 1.0 - TIE_RATIO else None
     if not sample_count:
         return None

@@ -38,8 +38,6 @@ class Work(NamedTuple):
     """What that index counts in, as `BatchClock` was told."""
     parts: tuple[tuple[str, float], ...]
     minor_faults: int
-    untimed: int = 0
-    """Samples in it of which none of this is told."""
 
 
 class _Start(NamedTuple):
@@ -112,7 +110,7 @@ class BatchClock:
             self._slowest = wall_s, index if type(index) is int else None
 
     def skip(self) -> None:
-        """Note that the first sample of a batch is there, and drop what it took."""
+        """Note that the first sample of a batch is there, and drop what it took: it will count as the others do."""
         self.forget()
         self._untimed = 1
 
@@ -127,29 +125,34 @@ class BatchClock:
             self._parts[name] = self._parts.get(name, 0.0) + time.perf_counter() - began_s
 
     def take(self, collate_s: float) -> Work | None:
-        """Return what the batch took that has just been collated, and begin anew; None where nothing was timed."""
+        """Return what the batch took that has just been collated, and begin anew; None where nothing was timed.
+
+        A sample that was skipped is given what the others took in the mean.
+        """
         start, walls_s, slowest, parts = self._start, self._walls_s, self._slowest, tuple(self._parts.items())
         untimed = self._untimed
         self.forget()
         if start is None:
             return None
         self.mean_sample_s = fmean(walls_s) if walls_s else None
-        busy_s, delay_ns, delayed_s = time.perf_counter() - start.now_s, read_delay_ns(), None
+        seen_s, delay_ns, delayed_s = time.perf_counter() - start.now_s, read_delay_ns(), None
+        each = 1.0 + untimed / len(walls_s) if walls_s else 1.0
+        busy_s = collate_s + each * max(0.0, seen_s - collate_s)
+        whole = busy_s / seen_s if seen_s > 0 else 1.0
         if delay_ns is not None and start.delayed_ns is not None:
-            delayed_s = (delay_ns - start.delayed_ns) / 1e9
+            delayed_s = (delay_ns - start.delayed_ns) / 1e9 * whole
         return Work(
             busy_s=busy_s,
-            cpu_s=time.thread_time() - start.cpu_s,
-            process_cpu_s=time.process_time() - start.process_cpu_s,
+            cpu_s=(time.thread_time() - start.cpu_s) * whole,
+            process_cpu_s=(time.process_time() - start.process_cpu_s) * whole,
             delayed_s=delayed_s,
             collate_s=collate_s,
             median_s=median(walls_s) if walls_s else None,
             slowest_s=slowest[0] if walls_s else None,
             slowest_index=slowest[1],
             indexed=self._indexed,
-            parts=parts,
-            minor_faults=_minor_faults() - start.minor_faults,
-            untimed=untimed,
+            parts=tuple((name, part_s * each) for name, part_s in parts),
+            minor_faults=round((_minor_faults() - start.minor_faults) * whole),
         )
 
     def _sample_delay_ns(self) -> int | None:

@@ -183,7 +183,9 @@ def start(leg: Leg, tell: Tell) -> Run:
     if leg.spec.feed == "cached":
         held = [batches.take() for _ in range(max(LOADER_BATCHES, 2 * leg.spec.settings.num_workers))]
         turn = iter(_cycle(held))
-        run.next_batch = lambda: replace(next(turn), stamp=None, wait_s=0.0, taken_s=time.monotonic())
+        run.next_batch = lambda: replace(
+            next(turn), stamp=None, wait_s=0.0, taken_s=time.monotonic(), begins_epoch=False
+        )
     return run
 
 

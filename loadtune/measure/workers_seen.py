@@ -29,8 +29,7 @@ def summarise_times(stamps: Sequence[Stamp], per_batch: float) -> WorkerTimes | 
     timed = [stamp for stamp in stamps if stamp.work is not None]
     works = [stamp.work for stamp in timed if stamp.work is not None]
     samples = sum(per_batch if stamp.samples is None else stamp.samples for stamp in timed)
-    samples -= sum(work.untimed for work in works)
-    if samples <= 0:
+    if not samples:
         return None
     busy_s, cpu_s = sum(work.busy_s for work in works), sum(work.cpu_s for work in works)
     working_s = max(cpu_s, sum(work.process_cpu_s for work in works))

@@ -138,7 +138,7 @@ class Measurement(Record, frozen=True, kw_only=True):
     ] = None
     epoch_samples: Annotated[
         int | None,
-        Meta(description="Samples of an epoch that the data set itself ended; None: none ended in this trial."),
+        Meta(description="Samples of an epoch that the data set itself ended; None: none ended while measuring."),
     ] = None
     idle_reference_s: Annotated[
         float, Meta(description="Device idle a step that the loader does not cause (launch gaps).")

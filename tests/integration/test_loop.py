@@ -431,3 +431,11 @@ def test_the_end_of_an_epoch_that_the_data_set_ends_is_what_the_device_waits_for
     epoch_s = found.duration_s / batches * (80 / batch_size)
     assert found.epoch_boundary_s == pytest.approx(epoch_s - 80 / batch_size * 0.01, rel=0.25)
     assert found.worker.times.busy_s_per_sample >= 0.001
+
+
+def test_what_workers_are_too_slow_for_is_no_end_of_an_epoch(run):
+    """Twenty batches each at 2 ms before a device of half a millisecond: the most of the waiting is all along."""
+    found = measured(run, TRUTH + "stream", 2, batch_size=2, device=replay(0.0005))
+    assert found.epoch_samples == 80
+    epoch_s = found.duration_s / sum(window.batches for window in found.windows) * 40
+    assert 0 < found.epoch_boundary_s < 0.7 * found.stall_ratio * epoch_s

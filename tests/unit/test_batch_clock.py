@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -70,3 +71,21 @@ def test_a_forgotten_batch_is_never_told():
     clock.end(clock.begin(), 3)
     clock.forget()
     assert clock.take(0.0) is None
+
+
+def test_a_skipped_sample_counts_as_the_others_do():
+    """Three of four were timed; collate_fn has all four before it as it is."""
+    clock = BatchClock()
+    clock.begin()
+    time.sleep(0.3)
+    clock.skip()
+    for index in range(1, 4):
+        began = clock.begin()
+        clock.part("decode", time.sleep, 0.02)
+        clock.end(began, index)
+    began_s = time.perf_counter()
+    time.sleep(0.02)
+    work = clock.take(time.perf_counter() - began_s)
+    assert work.busy_s - work.collate_s == pytest.approx(4 * work.median_s, rel=0.3)
+    assert dict(work.parts)["decode"] == pytest.approx(4 * 0.02, rel=0.3)
+    assert work.slowest_index in {1, 2, 3}

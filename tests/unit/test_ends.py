@@ -33,7 +33,7 @@ def test_uneven_batches_are_no_matter_of_the_queue_where_ends_explain_the_stall(
 
 @pytest.mark.parametrize(("samples", "between"), [(80, ("epoch-boundary", "loader-bound")), (96, None)])
 def test_epochs_that_are_all_beginning_leave_it_open_whose_the_waiting_is(samples, between):
-    """Two workers, two batches ahead of each: the seventh and eighth of an epoch could lie ready, and tell."""
+    """Two workers, two batches ahead of each: the fifth and sixth of an epoch could lie ready, and tell."""
     found = rules(ending(samples=samples, worker=None))
     assert ("epoch-boundary" in found) == (between is None)
     assert "loader-bound" not in found
@@ -44,30 +44,58 @@ def test_epochs_that_are_all_beginning_leave_it_open_whose_the_waiting_is(sample
 
 def test_epochs_of_one_batch_without_workers_leave_it_open_too():
     alone = Settings(num_workers=0, batch_size=16)
-    assert rules(ending(samples=16, worker=None, own=None, settings=alone))["undecided"].between[0] == "epoch-boundary"
+    open_end = rules(ending(samples=16, worker=None, own=None, settings=alone))["undecided"]
+    assert open_end.between[0] == "epoch-boundary"
+    assert "persistent_workers" not in open_end.action
     found = rules(ending(samples=160, worker=None, own=None, settings=alone))["epoch-boundary"]
     assert "before its first sample" in found.action
 
 
 def test_workers_that_last_are_not_asked_to():
     lasting = Settings(num_workers=2, batch_size=16, persistent_workers=True)
-    assert rules(ending())["epoch-boundary"].action == "Set persistent_workers=True."
-    assert "yield more samples" in rules(ending(settings=lasting))["epoch-boundary"].action
+    assert rules(ending())["epoch-boundary"].action.startswith("Let the data set")
+    slow_to_start = rules(ending(own=setup(start_s=0.7)))["epoch-boundary"]  # of the 1.28 s that an end takes
+    assert slow_to_start.action.startswith("Set persistent_workers=True.")
+    assert "saves 0.6 s" in rules(ending(own=setup(start_s=0.6)))["epoch-boundary"].action
+    assert "yield more" in rules(ending(settings=lasting))["epoch-boundary"].action
 
 
 def test_slow_starts_are_worth_what_the_device_waited_for_them():
     """By spawn, 1 s of the 3.2 s of an epoch: it explains the end that was seen. None is worth more than that."""
     found = findings(ending(own=setup(start_s=1.0, start_method="spawn")), sample_count=None)
     assert [each.rule for each in found[:2]] == ["slow-start", "epoch-boundary"]
-    assert found[0].worth_per_s == pytest.approx(100 * 1.0 / 3.2)
+    assert found[0].worth_per_s == pytest.approx(100 / (1 - 1.0 / 3.2) - 100)
     hidden = rules(ending(0.1, own=setup(start_s=3.0, start_method="spawn")))["slow-start"]
-    assert hidden.worth_per_s == pytest.approx(100 * 0.1)
+    assert hidden.worth_per_s == pytest.approx(100 / 0.9 - 100)
+
+
+def test_a_start_that_is_little_of_an_end_explains_nothing_of_it():
+    """1 s of the 6.4 s that an end of 16 s takes: the data set itself is what is slow to begin."""
+    found = findings(ending(samples=1600, own=setup(start_s=1.0, start_method="spawn")), sample_count=None)
+    assert found[0].rule == "epoch-boundary"
+    assert {each.rule: each.severity for each in found}["slow-start"] == "info"
+
+
+def test_a_stall_is_told_of_where_ends_are_too_little_to_be():
+    """9 % waited, 4.5 % at ends: neither half alone is told of."""
+    found = rules(ending(0.045, stall=0.09))
+    assert "epoch-boundary" not in found
+    assert "undecided" in found  # workers are quick enough
+    slow = times(busy_s_per_sample=0.02)
+    assert "loader-bound" in rules(ending(0.045, stall=0.09, worker=slow))
+
+
+def test_a_main_process_that_is_full_is_no_trace_of_ends():
+    full = {"mean_worker_cores": 1.0, "mean_main_cores": 1.0}
+    assert told(ending(trace=full))[0] == "main-process-bound"
 
 
 def test_an_epoch_is_held_against_the_baseline_s_time_for_as_many_samples():
     """Four workers that repeat the stream yield four times its samples; that is no slower epoch."""
     baseline = run(rate=50.0, epoch_boundary_s=0.1, epoch_samples=80, settings=Settings(num_workers=1, batch_size=16))
     assert rules(ending(), baseline=baseline)["epoch-boundary"].severity == "advice"
+    endless = run(rate=100.0, epoch_boundary_s=0.1)  # of 160 samples: no end was seen
+    assert rules(ending(), baseline=endless, sample_count=160)["epoch-boundary"].severity == "advice"
     quicker = run(rate=200.0, epoch_boundary_s=0.1, epoch_samples=80)
     found = rules(ending(), baseline=quicker)["epoch-boundary"]
     assert found.severity == "warning"

@@ -44,8 +44,10 @@ def test_a_page_is_whole(page):
 
 def read_thresholds(function, seen):
     """Return the thresholds that a function of `advice` reads, itself or through others there."""
-    found = set()
-    for name in function.__code__.co_names:
+    found, codes = set(), [function.__code__]
+    for code in codes:  # and those within it: generators, lambdas
+        codes += [each for each in code.co_consts if inspect.iscode(each)]
+    for name in {name for code in codes for name in code.co_names}:
         value = getattr(inspect.getmodule(function), name, None)
         if isinstance(value, Threshold):
             found.add(value)

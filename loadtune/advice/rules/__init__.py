@@ -69,11 +69,9 @@ EXPLAINED_BY: dict[str, frozenset[str]] = {
         {"pinned-workers", "cpu-quota", "thread-oversubscription", "slow-samples", "shallow-prefetch", "swap"}
         | {"main-process-bound", "synchronising-step"}
     ),
-    "main-process-bound": frozenset(
-        {"synchronising-step", "slow-samples", "shallow-prefetch", "swap", "epoch-boundary"}
-    ),
+    "main-process-bound": frozenset({"synchronising-step", "slow-samples", "shallow-prefetch", "swap"}),
     "storage-bound": frozenset(
-        {"pinned-workers", "slow-samples", "swap", "thread-oversubscription", "main-process-bound", "epoch-boundary"}
+        {"pinned-workers", "slow-samples", "swap", "thread-oversubscription", "main-process-bound"}
     ),
     "cpu-saturated": frozenset({"pinned-workers", "cpu-quota", "thread-oversubscription", "epoch-boundary"}),
     "shallow-prefetch": frozenset({"slow-samples", "pinned-workers", "cpu-quota", "epoch-boundary"}),

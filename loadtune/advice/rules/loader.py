@@ -24,6 +24,7 @@ from loadtune.advice.rules.speaking import cores_evidence, has_idle_cores, plain
 from loadtune.advice.rules.starting import is_all_beginning, stalling_boundary_ratio
 from loadtune.advice.thresholds import (
     BLOCKED,
+    BOUNDARY,
     CAPACITY,
     HANDOVER_CORES,
     HANDOVER_SPARE,
@@ -58,6 +59,7 @@ def loader_bound(case: Case) -> Finding | None:
     if stall is None or cores is None or not has_idle_cores(case, trial) or is_cold(trial):
         return None
     ended = stalling_boundary_ratio(case) or 0.0
+    ended = ended if ended >= BOUNDARY.value else 0.0  # what is told of nowhere else stays here
     if stall - ended < STALL.value or is_all_beginning(case):
         return None  # more workers would make the ends of epochs longer
     if more_workers_won_nothing(case) is not None or are_fast_enough(case):

@@ -10,7 +10,7 @@ from loadtune.advice.case import (
     worker_setup,
 )
 from loadtune.advice.rules.speaking import plain
-from loadtune.advice.thresholds import BOUNDARY, START
+from loadtune.advice.thresholds import BOUNDARY, MOST, START
 from loadtune.advice.worth import device_rate_per_s
 from loadtune.records.measurement import TrialResult
 from loadtune.records.report import Finding
@@ -71,34 +71,46 @@ def epoch_boundary(case: Case) -> Finding | None:
         severity="warning" if is_slower else "advice",
         title="Epochs are so short that starting the workers costs more than they win" if is_slower else title,
         detail=told,
-        action=_shorten_ends(case.chosen),
+        action=shorten_ends(case.chosen),
         evidence=(BOUNDARY.evidence(share),),
         confirm="The time between the last batch of an epoch and the first of the next.",
-        # Where the ends are in the rate it would rise by what they take; elsewhere an epoch would by as much.
-        worth_per_s=rate * share / (1.0 - share) if measurement.epoch_samples and share < 1.0 else rate * share,
+        worth_per_s=_worth_of_ends(case, rate, share),
     )
+
+
+def _worth_of_ends(case: Case, rate: float, share: float) -> float:
+    """Return what a share of epochs is worth: where ends are in the rate it rises by them, else an epoch's does."""
+    measurement = case.chosen.measurement
+    is_within = measurement is not None and bool(measurement.epoch_samples)
+    return rate * share / (1.0 - share) if is_within and share < 1.0 else rate * share
 
 
 def _baseline_time_s(case: Case, samples: int | None) -> float | None:
     """Return the baseline's time for as many samples: an iterable data set may yield others with other workers."""
     measurement = None if case.baseline is None else case.baseline.measurement
     whole_s = None if case.baseline is None else epoch_time_s(case, case.baseline)
-    if measurement is None or whole_s is None or not measurement.epoch_samples:
-        return whole_s
-    return whole_s * (samples or 0) / measurement.epoch_samples
+    own = None if measurement is None else measurement.epoch_samples or case.sample_count
+    return None if whole_s is None or not own else whole_s * (samples or own) / own
 
 
-def _shorten_ends(trial: TrialResult) -> str | None:
-    """Return what makes an epoch's end cost less; None where nothing of it is known to help."""
-    settings, measurement = trial.settings, trial.measurement
-    if settings.num_workers and not settings.persistent_workers:
-        return "Set persistent_workers=True."
+def shorten_ends(trial: TrialResult) -> str | None:
+    """Return what makes an epoch's end cost less; None where nothing is known to.
+
+    Workers that last save their start, and nothing of what the data set does before its first sample.
+    """
+    settings, measurement, setup = trial.settings, trial.measurement, worker_setup(trial)
+    can_keep = settings.num_workers > 0 and not settings.persistent_workers
     if measurement is None or not measurement.epoch_samples:
-        return None
-    longer = "Let the data set yield more samples before it ends"
-    if settings.num_workers:
+        return "Set persistent_workers=True." if can_keep else None
+    longer = "Let the data set yield more before it ends"
+    if not settings.num_workers:
+        return f"{longer}, and do less before its first sample, such as opening files anew."
+    if not can_keep:
         return f"{longer}: each end empties the queues."
-    return f"{longer}, and do less before its first sample, such as opening files anew."
+    start_s = None if setup is None else setup.start_s
+    if start_s is None or start_s >= MOST.value * (measurement.epoch_boundary_s or 0.0):
+        return f"Set persistent_workers=True. {longer}: each end empties the queues, too."
+    return f"{longer}, and do less before its first sample. persistent_workers=True saves {start_s:.2g} s of each end."
 
 
 def _start_ratio(case: Case, trial: TrialResult, start_s: float) -> float | None:
@@ -118,7 +130,8 @@ def slow_start(case: Case) -> Finding | None:
     if trial is None or setup is None or setup.start_s is None or setup.start_s < START.value:
         return None
     persists, share = trial.settings.persistent_workers, _start_ratio(case, trial, setup.start_s)
-    is_material = share is not None and share >= BOUNDARY.value
+    ended = boundary_ratio(case) or 0.0
+    is_material = share is not None and share >= max(BOUNDARY.value, MOST.value * ended)  # else the end is the finding
     is_fork = setup.start_method == "fork"
     cause = (
         "By fork, which copies nothing: worker_init_fn, or the first access, takes that long."
@@ -140,5 +153,5 @@ def slow_start(case: Case) -> Finding | None:
             plain("num_workers", float(trial.settings.num_workers)),
         ),
         confirm='The start with multiprocessing_context="fork" takes a tenth of it.' if not is_fork else None,
-        worth_per_s=None if share is None or rate is None else rate * share,
+        worth_per_s=None if share is None or rate is None else _worth_of_ends(case, rate, share),
     )

@@ -12,7 +12,7 @@ from loadtune.advice.case import (
 )
 from loadtune.advice.rules.loader import are_fast_enough, evidence_of_plateau, is_storage, more_workers_won_nothing
 from loadtune.advice.rules.speaking import has_idle_cores, plain, stalled
-from loadtune.advice.rules.starting import is_all_beginning, stalling_boundary_ratio
+from loadtune.advice.rules.starting import is_all_beginning, shorten_ends, stalling_boundary_ratio
 from loadtune.advice.thresholds import FOREIGN, HOST_WAITS, INFLATED, STALL
 from loadtune.advice.worth import samples_per_batch, worth_of_feeding
 from loadtune.records.report import Finding
@@ -70,9 +70,9 @@ def undecided_ends(case: Case) -> Finding | None:
         rule="undecided",
         severity="advice",
         title="Undecided between epoch-boundary and loader-bound",
-        detail=f"The device waited {stall:.1%} of the time, all of it while an epoch's first batches were made: for "
-        "workers that start anew, or for workers that are too slow.",
-        action="Set persistent_workers=True, or let the data set yield more before it ends, and probe again.",
+        detail=f"The device waited {stall:.1%} of the time, {share:.1%} while an epoch's first batches were made: "
+        "because an epoch begins, or because every batch takes that long. So short epochs do not tell.",
+        action=f"{shorten_ends(case.chosen) or 'Make epochs longer.'} Then probe again.",
         evidence=(STALL.evidence(stall), plain("boundary_ratio", share)),
         confidence="low",
         confirm="What the device waits for within longer epochs is the workers' speed.",
