@@ -9,7 +9,7 @@ costs; and, where it is material, the same without other causes, the named one f
 the top finding would have won. Where the probe's own trial of the settings was steady, it stands for the training with
 the fault; a server of forks trains the others, in the same loop but for less time.
 
-Seeds 0 to 9 set thresholds; 100 to 109 are scored, and after a change of the rules 110 to 119, and so on. A unit during
+Seeds 0 to 9 set thresholds; 100 to 109 are scored, and after a change of the rules ten new ones. A unit during
 which others kept more than 0.1 cores busy is void and is run again. It is saved after every unit, and goes on where it
 stopped. With --anew, units of seeds 0 to 9 that were measured with other rules are measured again: what was scored
 stays. With --quick, one seed of a few faults: under ten minutes.

@@ -112,7 +112,7 @@ class ProbeOptions:
     resume: str | None = None
     """The saved report of a probe to go on with."""
     may_recall: bool = False
-    """Whether an answer kept from before will do. A finished one is kept either way."""
+    """Whether an answer kept from before will do. FASTER and SAME are kept either way."""
     command: tuple[str, ...] = ()
     began_s: float | None = None
     """time.monotonic() at which the budget began to run; None: when the probe starts."""

@@ -226,7 +226,7 @@ def compose_speedup(recommendation: Recommendation) -> str:
     doubt = f" ({one_line(speedup.reason)})" if speedup.reason else ""
     if recommendation.verdict is Verdict.FASTER:
         over = "" if speedup.basis == "rate" else " over whole epochs, an estimate from a duel over short ones"
-        return f"{interval} times faster than {baseline}{over}{doubt}"
+        return f"{interval} the rate of {baseline}{over}{doubt}"
     if recommendation.verdict is Verdict.SAME:
         return f"as fast as yours (within {format_percent(SAME_RATIO)}): {interval} of {baseline}{doubt}"
     return f"{interval} of {baseline}: too uncertain to call{doubt}"

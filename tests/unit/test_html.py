@@ -99,7 +99,7 @@ def test_page_says_what_the_terminal_says() -> None:
     text = Page(page_of("faster")).text.replace("\u00a0", " ")
     for said in (
         "Use num_workers=4, batch_size=16",
-        "1.90x [1.83 1.97] times faster than num_workers=0, batch_size=16",
+        "1.90x [1.83 1.97] the rate of num_workers=0, batch_size=16",
         "this setting reaches 97 % of it",
         "RAM +1.68 GiB, CPU +3.80 cores, VRAM not measured",
         "the smallest difference this run could have told: 4 %",

@@ -259,7 +259,7 @@ def test_what_kept_workers_win_of_an_epoch_is_the_claim_where_nothing_else_chang
     assert answer.speedup.pairs == 9
     assert answer.hours_saved == pytest.approx(10 * 3600 / 100 * 0.2 / 3600)
     told = compose_speedup(answer)
-    assert told.startswith("1.20x [1.10 1.30] times faster than ")
+    assert told.startswith("1.20x [1.10 1.30] the rate of ")
     assert told.endswith(" over whole epochs, an estimate from a duel over short ones")
     other = dataclasses.replace(choice, settings=msgspec.structs.replace(kept, prefetch_factor=4))
     assert recommend(other, None, trials, TERMS).verdict is Verdict.INCONCLUSIVE

@@ -140,11 +140,11 @@ def test_verdicts_have_their_own_words() -> None:
     shown = [
         "\n".join(answer_lines(report(), width=200)) for report in (faster_report, same_report, inconclusive_report)
     ]
-    assert "1.90x [1.83 1.97] times faster than num_workers=0, batch_size=16" in shown[0]
+    assert "1.90x [1.83 1.97] the rate of num_workers=0, batch_size=16" in shown[0]
     assert "as fast as yours (within 3 %)" in shown[1]
     assert "No setting is shown to be faster than yours" in shown[2]
     assert "the smallest difference this run could have told: 11 %" in shown[2]
-    assert [text.count("times faster") for text in shown] == [1, 0, 0]
+    assert [text.count("the rate of") for text in shown] == [1, 0, 0]
 
 
 def test_undecided_run_is_told_to_take_twice_the_budget() -> None:
